@@ -22,7 +22,7 @@ struct SamplingParams {
   std::vector<TokenBias> logit_bias;  // at most 1,024 entries, each -100 to 100, on mapped ids
   std::optional<uint64_t> seed;       // none: the service draws one and returns it
   int32_t choices = 1;                // n: 1 to 8
-  int32_t max_tokens = 0;             // >= 1, within the context
+  int32_t max_tokens = 0;             // >= 1; prompt + max_tokens within the context
   int32_t min_tokens = 0;             // 0 to max_tokens; stop ids are masked before
   bool ignore_eos = false;            // the model's own stop ids do not end the answer
   std::vector<std::string> stop_strings;  // at most 4, each 1 to 128 bytes of valid UTF-8
