@@ -1,9 +1,10 @@
-// Backend: the ops that a Phi-3 layer is made of, behind virtual functions. cpu/ and cuda/ implement
-// it; model/phi3 is its only caller during a step.
+// Backend: the ops that a Phi-3 layer is made of, behind virtual functions. cpu/ and cuda/
+// implement it; model/phi3 is its only caller during a step.
 //
 // Ops enqueue work and return at once where the device allows it. A wrong shape is our own mistake
 // and is CHECKed; a device's failure comes out of Synchronize() once per step.
-// Thread: the engine's, except NewMatrix, PackRows and Allocate, which loading calls before it starts.
+// Thread: the engine's, except NewMatrix, PackRows and Allocate, which loading calls before it
+// starts.
 //
 // The arithmetic contract: a row's result depends on that row, the weights and the sequence's own
 // pages; never on the other rows, the number of rows, the chunking or the number of threads.
@@ -36,8 +37,8 @@ struct WeightFormat {
 };
 
 // Rows of a weight in the canonical form of its format, on the host, made by model/quantize.
-//   values  f32, bf16 or f16 [rows, cols]; int8 codes, one byte each, [rows, cols] for int8 and int4
-//   scales  f16 bits [rows, ceil(cols / group)]; quantised types only
+//   values  f32, bf16 or f16 [rows, cols]; int8 codes, one byte each, [rows, cols] for int8 and
+//   int4 scales  f16 bits [rows, ceil(cols / group)]; quantised types only
 struct MatrixRows {
   WeightFormat format;
   int64_t first_row = 0;
@@ -140,7 +141,8 @@ class Backend {
   // residual[t] += delta[t]; out[t] = RmsNorm(residual[t]).   all [tokens, hidden]
   virtual void AddNorm(Tensor residual, Tensor delta, Tensor weight, float epsilon, Tensor out) = 0;
 
-  // out[t, n] = sum over k of x[t, k] * w[n, k].   x [tokens, K], out [tokens, N] (f32 for the head)
+  // out[t, n] = sum over k of x[t, k] * w[n, k].   x [tokens, K], out [tokens, N] (f32 for the
+  // head)
   virtual void Matmul(Tensor x, const Matrix& w, Tensor out) = 0;
 
   // out[t, i] = silu(x[t] . gate[i]) * (x[t] . up[i]);  silu(g) = g / (1 + exp(-g)).
@@ -154,9 +156,9 @@ class Backend {
   virtual void RopeStore(Tensor qkv, Tensor angles, const AttentionShape& shape, const Batch& batch,
                          const KvLayer& cache) = 0;
 
-  // out[t, h] = sum over keys j of softmax(scale * q[t, h] . k[j]) v[j], where j runs over positions
-  // max(0, p - sliding_window + 1) .. p of the token's sequence. K and V are read from the pages
-  // alone, the step's own included, so RopeStore comes first.
+  // out[t, h] = sum over keys j of softmax(scale * q[t, h] . k[j]) v[j], where j runs over
+  // positions max(0, p - sliding_window + 1) .. p of the token's sequence. K and V are read from
+  // the pages alone, the step's own included, so RopeStore comes first.
   //   qkv  as above; only q is read      out  [tokens, heads * head_dim]
   virtual void Attention(Tensor qkv, const AttentionShape& shape, const Batch& batch,
                          const KvLayer& cache, Tensor out) = 0;

@@ -22,15 +22,15 @@ enum class RopeRegime : uint8_t { kShort = 0, kLong = 1 };
 enum class Phase : uint8_t { kPrefill = 0, kDecode = 1 };
 
 struct Batch {
-  std::span<const int32_t> token_ids;       // [tokens]
-  std::span<const int32_t> positions;       // [tokens]       0-based position in the sequence
-  std::span<const RopeRegime> regimes;      // [tokens]
-  std::span<const int32_t> slots;           // [tokens]       where this token's K and V go
-  std::span<const int32_t> entry_starts;    // [entries + 1]  first token of each entry; last = tokens
-  std::span<const Phase> entry_phases;      // [entries]
-  std::span<const int32_t> block_tables;    // [entries, block_table_stride]  blocks in order
+  std::span<const int32_t> token_ids;     // [tokens]
+  std::span<const int32_t> positions;     // [tokens]       0-based position in the sequence
+  std::span<const RopeRegime> regimes;    // [tokens]
+  std::span<const int32_t> slots;         // [tokens]       where this token's K and V go
+  std::span<const int32_t> entry_starts;  // [entries + 1]  first token of each entry; last = tokens
+  std::span<const Phase> entry_phases;    // [entries]
+  std::span<const int32_t> block_tables;  // [entries, block_table_stride]  blocks in order
   int32_t block_table_stride = 0;
-  std::span<const int32_t> logit_tokens;    // [logit_rows]
+  std::span<const int32_t> logit_tokens;  // [logit_rows]
 
   int32_t tokens() const { return static_cast<int32_t>(token_ids.size()); }
   int32_t entries() const { return static_cast<int32_t>(entry_phases.size()); }

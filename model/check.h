@@ -10,8 +10,8 @@ namespace tuppence::internal {
 template <typename A, typename B>
 [[noreturn]] void CheckFailed(const char* file, int line, const char* text, const A& a,
                               const B& b) {
-  std::cerr << file << ":" << line << ": CHECK failed: " << text << " (" << a << " and " << b
-            << ")" << std::endl;
+  std::cerr << file << ":" << line << ": CHECK failed: " << text << " (" << a << " and " << b << ")"
+            << std::endl;
   std::abort();
 }
 
@@ -25,14 +25,13 @@ template <typename A, typename B>
 #define CHECK(condition) \
   ((condition) ? (void)0 : ::tuppence::internal::CheckFailed(__FILE__, __LINE__, #condition))
 
-#define TUPPENCE_CHECK_OP(a, op, b)                                                           \
-  do {                                                                                        \
-    const auto& check_a = (a);                                                                \
-    const auto& check_b = (b);                                                                \
-    if (!(check_a op check_b)) {                                                              \
-      ::tuppence::internal::CheckFailed(__FILE__, __LINE__, #a " " #op " " #b, check_a,       \
-                                        check_b);                                             \
-    }                                                                                         \
+#define TUPPENCE_CHECK_OP(a, op, b)                                                               \
+  do {                                                                                            \
+    const auto& check_a = (a);                                                                    \
+    const auto& check_b = (b);                                                                    \
+    if (!(check_a op check_b)) {                                                                  \
+      ::tuppence::internal::CheckFailed(__FILE__, __LINE__, #a " " #op " " #b, check_a, check_b); \
+    }                                                                                             \
   } while (false)
 
 #define CHECK_EQ(a, b) TUPPENCE_CHECK_OP(a, ==, b)

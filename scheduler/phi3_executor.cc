@@ -1,0 +1,23 @@
+#include "scheduler/phi3_executor.h"
+
+namespace tuppence {
+
+void Phi3Executor::Launch(const BlockWork& blocks, const Batch& batch,
+                          std::span<const SamplingRow> sampling) {
+  for (int32_t i = 0; i < cache_->layout().layers; ++i) {
+    if (!blocks.zero.empty()) backend_->ZeroBlocks(blocks.zero, cache_->layer(i));
+    if (!blocks.copy_to.empty()) {
+      backend_->CopyBlocks(blocks.copy_from, blocks.copy_to, cache_->layer(i));
+    }
+  }
+  logits_ = batch.tokens() > 0 ? model_->Forward(batch, *cache_) : Tensor();
+  sampling_ = sampling;
+}
+
+absl::Status Phi3Executor::Wait(std::span<SampledToken> tokens) {
+  CHECK_EQ(tokens.size(), sampling_.size());
+  if (!tokens.empty()) backend_->Sample(logits_, {sampling_, mapped_ids_}, tokens);
+  return backend_->Synchronize();
+}
+
+}  // namespace tuppence

@@ -1,0 +1,120 @@
+#!/usr/bin/env bash
+# Sets up, builds and runs every test, and ends with the line `N passed, N failed`.
+#   tests/run.sh            all: release build, sanitizer builds, scripts
+#   tests/run.sh --quick    the release build's tests and the scripts only
+# Counts are of single tests: each GoogleTest case and each script is one.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+quick=0
+case "${1:-}" in
+  '') ;;
+  --quick) quick=1 ;;
+  *) echo "tests/run.sh: unknown argument '$1'; --quick is the only one" >&2; exit 2 ;;
+esac
+
+passed=0
+failed=0
+failures=()
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
+
+record() {  # record NAME EXIT_CODE
+  if [ "$2" -eq 0 ]; then
+    passed=$((passed + 1))
+  else
+    failed=$((failed + 1))
+    failures+=("$1")
+  fi
+}
+
+finish() {
+  for name in "${failures[@]}"; do echo "FAILED $name"; done
+  echo "$passed passed, $failed failed"
+  [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ] && exit 0
+  exit 1
+}
+
+step() { printf '\n== %s (%s s since the start)\n' "$*" "$SECONDS"; }
+
+# A script that is one test.
+script() {
+  step "$*"
+  "$@"
+  record "$*" $?
+}
+
+# build PRESET [TARGET...]: a failed build is one failed test, and nothing of it is run.
+build() {
+  local preset=$1
+  shift
+  step "build $preset"
+  cmake --preset "$preset" >"$results/configure.log" 2>&1 || {
+    cat "$results/configure.log"
+    record "configure $preset" 1
+    return 1
+  }
+  cmake --build --preset "$preset" ${1:+--target "$@"} >"$results/build.log" 2>&1 || {
+    tail -n 60 "$results/build.log"
+    record "build $preset" 1
+    return 1
+  }
+}
+
+# gtest BINARY: every case counts for itself. A binary that dies counts as one failure more.
+gtest() {
+  step "$*"
+  local report="$results/report.json" counts
+  rm -f "$report"
+  "$@" --gtest_brief=1 --gtest_output="json:$report"
+  local code=$?
+  counts=$(python3 - "$report" <<'PY'
+import json, sys
+try:
+    report = json.load(open(sys.argv[1]))
+except OSError:
+    print("0 0")
+    sys.exit()
+cases = [case for suite in report["testsuites"] for case in suite["testsuite"]]
+run = [case for case in cases if case["result"] == "COMPLETED"]
+print(sum("failures" not in case for case in run), sum("failures" in case for case in run))
+PY
+  )
+  passed=$((passed + ${counts% *}))
+  failed=$((failed + ${counts#* }))
+  if [ "$code" -ne 0 ]; then
+    failures+=("$*")
+    [ "${counts#* }" -eq 0 ] && failed=$((failed + 1))
+  fi
+}
+
+step "packages"
+deploy/install_deps.sh test || { record "install packages" 1; finish; }
+
+script tests/format.sh
+script tests/file_sizes.sh
+script tests/include_directions.sh
+
+if build cpu; then
+  for name in model ops scheduler service end_to_end; do
+    gtest "build/cpu/tests/$name/${name}_test"
+  done
+  script python3 tests/model/tokenizer_differential.py --count 2000 build/cpu/tests/model/tokenizer_pipe
+fi
+
+if [ "$quick" -eq 0 ]; then
+  # AddressSanitizer and UndefinedBehaviorSanitizer over everything but the end-to-end scripts.
+  if build asan model_test ops_test scheduler_test service_test; then
+    for name in model ops scheduler service; do
+      gtest "build/asan/tests/$name/${name}_test"
+    done
+  fi
+  # ThreadSanitizer where threads meet: the engine and the thread pool. Debian's gRPC is not built
+  # for it, so the service is left out.
+  if build tsan ops_test scheduler_test; then
+    for name in ops scheduler; do
+      gtest "build/tsan/tests/$name/${name}_test"
+    done
+  fi
+fi
+finish
