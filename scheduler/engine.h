@@ -1,0 +1,137 @@
+// Engine: one thread that serves all requests, one step after the other. Accepts what has arrived,
+// asks the scheduler who runs, builds the batch, runs it, charges the time and delivers the tokens.
+// Made by service/main and used by service/generate_call; knows no gRPC and no device.
+//
+// Submit, BeginDrain, drained and Snapshot are safe on any thread. Everything else, and every
+// member not named atomic, belongs to the engine's thread (a test that never calls Start is that
+// thread and calls Step itself).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "model/rope_table.h"
+#include "model/tokenizer.h"
+#include "scheduler/clock.h"
+#include "scheduler/rate_card.h"
+#include "scheduler/request.h"
+#include "scheduler/step_cost_model.h"
+#include "scheduler/step_executor.h"
+#include "scheduler/token_stream.h"
+
+namespace tuppence {
+
+struct EngineOptions {
+  int32_t context_tokens = 4096;  // prompt + output of one choice
+  int32_t blocks = 0;             // in the KV pool; > 0
+  int32_t block_tokens = 16;
+  int32_t sequences_max = 256;      // running at once, choices counted one by one
+  int32_t step_tokens_max = 512;    // decode takes what it needs, prefill what is left ...
+  int32_t prefill_tokens_min = 64;  // ... but at least this many, so that it never starves
+  int32_t logit_rows_max = 256;     // >= sequences_max; prompt log-probabilities use what is left
+  int32_t inbox_max = 4096;
+  int32_t positions_original = 0;  // LongRoPE: Config::short_rope_tokens_max(); 0: none
+  RopePolicy rope_policy = RopePolicy::kExact;
+  int32_t preemptions_max = 3;              // then a request is pinned
+  int64_t stall_limit_ns = 30'000'000'000;  // a reader that takes nothing for so long is cancelled
+  int64_t idle_beat_ns = 500'000'000;       // an idle engine shows progress at least this often
+  int64_t retry_after_ms = 1000;
+  int64_t process_start_ns = -1;  // where the books begin; -1: at construction
+  RateCard rate_card;
+  StepCostCoefficients cost;
+};
+
+// Tokens that one step's batch may hold: what the executor's buffers must fit.
+int32_t BatchTokensMax(const EngineOptions& options);
+
+// Nanoseconds of each account since process start; their sum is the time up to the last cut.
+struct AccountTotals {
+  int64_t startup_ns = 0;
+  int64_t idle_ns = 0;
+  int64_t request_ns = 0;
+  int64_t overhead_ns = 0;
+  int64_t drain_ns = 0;
+
+  int64_t sum_ns() const { return startup_ns + idle_ns + request_ns + overhead_ns + drain_ns; }
+};
+
+// For health, status and metrics: each value is right by itself; together they may be a step apart.
+struct EngineSnapshot {
+  int64_t last_progress_ns = 0;  // monotonic; older than a few seconds: the engine hangs
+  int64_t waiting = 0;           // requests accepted and not running
+  int64_t running = 0;           // requests that hold a place
+  int64_t sequences_running = 0;
+  int64_t blocks_used = 0;
+  int64_t blocks_total = 0;
+  int64_t steps = 0;
+  int64_t prefill_tokens = 0;  // computed, recomputation included
+  int64_t decode_tokens = 0;
+  int64_t recomputed_tokens = 0;
+  int64_t completion_tokens = 0;  // delivered
+  int64_t requests_started = 0;
+  int64_t requests_ended = 0;
+  int64_t preemptions = 0;
+  int64_t rows_not_finite = 0;
+  int64_t step_ns_last = 0;
+  int64_t step_ns_sum = 0;  // over all steps
+  int64_t step_ns_max = 0;
+  AccountTotals accounts;
+  bool draining = false;
+  bool failed = false;  // latched: the executor failed; only a new process helps
+};
+
+class EngineCore;
+
+class Engine {
+ public:
+  // executor, clock and tokenizer outlive the engine. tokenizer may be null: then no request may
+  // ask for text or stop strings, and answers are token ids.
+  Engine(const EngineOptions& options, StepExecutor* executor, const Tokenizer* tokenizer,
+         const Clock* clock);
+  ~Engine();  // Stop()
+
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Starts the engine's thread and the notifier's; startup time ends here.
+  void Start();
+
+  // Takes the request on; its stream then carries everything, RequestEnd last and exactly once.
+  // Refuses at once, and leaves the stream untouched, when the request can never be served
+  // (INVALID_ARGUMENT with the numbers), its deadline has passed (DEADLINE_EXCEEDED), the inbox is
+  // full, the server drains or the engine has failed (UNAVAILABLE with a Refusal).
+  absl::Status Submit(Request request);
+
+  // Stops taking new work. What is in flight may finish until deadline_ns (monotonic); the rest
+  // then ends UNAVAILABLE / kDrained with its usage booked. Returns at once; a second call may move
+  // the deadline.
+  void BeginDrain(int64_t deadline_ns);
+  // Nothing is in flight and nothing will be.
+  bool drained() const;
+  // BeginDrain, and waits until drained. Requires: Start was called.
+  void Drain(int64_t deadline_ns);
+
+  // Ends whatever is in flight as a drain whose time is up, then both threads. Idempotent.
+  void Stop();
+
+  EngineSnapshot Snapshot() const;
+
+  // One step, for tests and benchmarks that did not call Start. True when it did device work.
+  bool Step();
+  // When the next Step has something to do without an arrival: a deadline, a stall limit, the
+  // drain.
+  int64_t next_alarm_ns() const;
+  // The notifier, so that such a test can make the posted calls.
+  StreamNotifier* notifier();
+  EngineCore* core_for_test() { return core_.get(); }
+
+ private:
+  std::unique_ptr<EngineCore> core_;
+};
+
+}  // namespace tuppence
