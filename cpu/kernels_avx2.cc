@@ -1,0 +1,13 @@
+// The kernel table of AVX2 with FMA and F16C.
+#if defined(__x86_64__)
+
+#define TUPPENCE_SIMD_AVX2
+#include "cpu/kernels_table.h"
+
+namespace tuppence {
+
+Kernels KernelsAvx2() { return avx2::MakeTable(KernelPath::kAvx2); }
+
+}  // namespace tuppence
+
+#endif
