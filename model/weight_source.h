@@ -22,6 +22,9 @@ class WeightSource {
  public:
   virtual ~WeightSource() = default;
 
+  // Where the tensors are, for messages: a folder, or "synthetic weights".
+  virtual std::string place() const = 0;
+
   // In no particular order; each name once.
   virtual const std::vector<SourceTensor>& tensors() const = 0;
 

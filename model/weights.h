@@ -8,8 +8,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
-#include <string_view>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -51,7 +52,7 @@ struct WeightOptions {
 };
 
 // "bf16", "f32", "int8" or "int4", with the groups that go with it (int8: 128, int4: 32).
-absl::StatusOr<WeightFormat> ParseWeightFormat(std::string_view name);
+absl::StatusOr<WeightFormat> ParseWeightFormat(const std::string& name);
 const char* NameOf(WeightType type);
 
 absl::StatusOr<Weights> LoadWeights(const Config& config, WeightSource& source,
