@@ -47,8 +47,10 @@ struct WeightOptions {
   // Of the layers' matrices. The head is int8 where this is quantised, of this format otherwise;
   // the embedding and the norms stay as stored.
   WeightFormat format;
-  int64_t staging_bytes = int64_t{16}
-                          << 20;  // of one row chunk as stored; at least one row is read
+  // Of one row chunk as stored; at least one row is read.
+  int64_t staging_bytes = int64_t{16} << 20;
+  // Called after each tensor with the bytes read so far and in all; may be empty.
+  std::function<void(int64_t bytes_done, int64_t bytes_total)> progress;
 };
 
 // "bf16", "f32", "int8" or "int4", with the groups that go with it (int8: 128, int4: 32).
