@@ -131,7 +131,7 @@ void ReadPositionsOriginal(JsonFields& fields, JsonFields& rope, Config& config)
   const bool in_rope = rope.Find(kName) != nullptr;
   const int32_t top = fields.Int(kName, 2, kPositionsMax, kPublishedDefault);
   const int32_t inner = in_rope ? rope.Int(kName, 2, kPositionsMax) : top;
-  if (fields.Find(kName) != nullptr && inner != top) {
+  if (fields.Find(kName) != nullptr && inner != top && rope.status().ok()) {
     fields.Refuse(absl::StrCat(kName, " is ", top, " and in the rope object ", inner,
                                "; they must agree; keep one of them"));
   }
