@@ -7,6 +7,7 @@
 // thread and calls Step itself).
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -14,12 +15,22 @@
 #include <thread>
 #include <vector>
 
+#include "absl/container/btree_map.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "model/rope_table.h"
 #include "model/tokenizer.h"
+#include "scheduler/active_request.h"
+#include "scheduler/batch_builder.h"
+#include "scheduler/block_pool.h"
 #include "scheduler/clock.h"
+#include "scheduler/cost_ledger.h"
+#include "scheduler/inbox.h"
 #include "scheduler/rate_card.h"
 #include "scheduler/request.h"
+#include "scheduler/scheduler.h"
 #include "scheduler/step_cost_model.h"
 #include "scheduler/step_executor.h"
 #include "scheduler/token_stream.h"
@@ -49,17 +60,6 @@ struct EngineOptions {
 // Tokens that one step's batch may hold: what the executor's buffers must fit.
 int32_t BatchTokensMax(const EngineOptions& options);
 
-// Nanoseconds of each account since process start; their sum is the time up to the last cut.
-struct AccountTotals {
-  int64_t startup_ns = 0;
-  int64_t idle_ns = 0;
-  int64_t request_ns = 0;
-  int64_t overhead_ns = 0;
-  int64_t drain_ns = 0;
-
-  int64_t sum_ns() const { return startup_ns + idle_ns + request_ns + overhead_ns + drain_ns; }
-};
-
 // For health, status and metrics: each value is right by itself; together they may be a step apart.
 struct EngineSnapshot {
   int64_t last_progress_ns = 0;  // monotonic; older than a few seconds: the engine hangs
@@ -73,7 +73,7 @@ struct EngineSnapshot {
   int64_t decode_tokens = 0;
   int64_t recomputed_tokens = 0;
   int64_t completion_tokens = 0;  // delivered
-  int64_t requests_started = 0;
+  int64_t requests_accepted = 0;
   int64_t requests_ended = 0;
   int64_t preemptions = 0;
   int64_t rows_not_finite = 0;
@@ -84,8 +84,6 @@ struct EngineSnapshot {
   bool draining = false;
   bool failed = false;  // latched: the executor failed; only a new process helps
 };
-
-class EngineCore;
 
 class Engine {
  public:
@@ -128,10 +126,79 @@ class Engine {
   int64_t next_alarm_ns() const;
   // The notifier, so that such a test can make the posted calls.
   StreamNotifier* notifier();
-  EngineCore* core_for_test() { return core_.get(); }
 
  private:
-  std::unique_ptr<EngineCore> core_;
+  // Step's parts, in order.
+  void AcceptArrivals();
+  void EndWhoMust();
+  void LetStalledGoOn();
+  void Idle();
+  void StartPlanned(const StepPlan& plan);
+  void Charge(const StepPlan& plan, int64_t now_ns);
+  void Deliver(int64_t now_ns);
+  void CountStep(const StepPlan& plan, int64_t step_ns);
+  void Fail(const absl::Status& status, int64_t now_ns);
+  void CloseStep(int64_t now_ns);
+
+  absl::Status CheckServable(const Request& request) const;
+  void AddWork(const PlanEntry& entry);
+  void DeliverToken(ActiveRequest* request, int32_t choice, const SampledToken& sampled,
+                    int64_t now_ns);
+  bool EndIfItMust(ActiveRequest* request, int64_t now_ns);
+  void EndRequest(ActiveRequest* request, FinishReason reason, absl::Status status, bool tainted);
+  void NoteAlarm(int64_t at_ns) { next_alarm_ns_ = std::min(next_alarm_ns_, at_ns); }
+  int64_t InternTenant(const std::string& tenant);
+  void ReleaseTenant(const std::string& tenant);
+  void Run();
+
+  const EngineOptions options_;
+  StepExecutor* const executor_;
+  const Tokenizer* const tokenizer_;
+  const Clock* const clock_;
+
+  // Shared with other threads; each guards itself.
+  Inbox inbox_;
+  std::shared_ptr<StreamNotifier> notifier_;
+  std::atomic<int64_t> drain_deadline_ns_ = kNever;  // kNever: not draining
+  std::atomic<bool> stopping_ = false;
+  absl::Notification drained_;
+  mutable absl::Mutex snapshot_mutex_;
+  EngineSnapshot snapshot_ ABSL_GUARDED_BY(snapshot_mutex_);
+
+  // The engine thread's.
+  BlockPool pool_;
+  Scheduler scheduler_;
+  BatchBuilder builder_;
+  CostLedger ledger_;
+  EngineSnapshot counts_;  // published at the end of each step
+  absl::Status failure_;   // not OK: latched
+  struct Tenant {
+    int64_t id = 0;
+    int32_t requests = 0;
+  };
+  absl::flat_hash_map<std::string, Tenant> tenants_;  // of active requests
+  int64_t tenants_seen_ = 0;
+  absl::btree_map<int64_t, std::unique_ptr<ActiveRequest>> active_;  // by arrival
+  std::vector<std::unique_ptr<ActiveRequest>>
+      ended_;  // kept until the step that ended them is over
+  int64_t arrivals_ = 0;
+  int32_t stalled_choices_ = 0;
+  int64_t next_alarm_ns_ = kNever;  // not after the next deadline or stall limit
+  int64_t step_begin_ns_ = 0;
+  bool started_ = false;  // startup time is over
+  bool idle_ = true;
+  bool draining_ = false;
+
+  // Scratch of a step; capacity stays.
+  std::vector<Request> arrived_;
+  std::vector<StepPlayer> players_;
+  std::vector<ActiveRequest*> participants_;
+  StepPlayer overhead_;
+  std::vector<SampledToken> sampled_;
+  std::vector<std::shared_ptr<TokenStream>> ready_;
+  std::string text_;
+
+  std::thread thread_;
 };
 
 }  // namespace tuppence

@@ -16,7 +16,7 @@ namespace tuppence {
 
 class Inbox {
  public:
-  explicit Inbox(int32_t requests_max);
+  Inbox(int32_t requests_max, int64_t retry_after_ms);
 
   // Any thread. UNAVAILABLE when closed (with the closing status) or full (QUEUE_FULL).
   absl::Status Submit(Request request);
@@ -33,12 +33,14 @@ class Inbox {
   bool TakeCancelled() { return cancelled_.exchange(false, std::memory_order_acq_rel); }
   bool TakeRoom() { return room_.exchange(false, std::memory_order_acq_rel); }
   // Engine only. Returns when something arrived or woke it, or after timeout_ns of real time.
+  // A wake-up that came since the last Wait ends this one at once: none is lost.
   void Wait(int64_t timeout_ns);
 
   bool closed() const;
 
  private:
   const int32_t requests_max_;
+  const int64_t retry_after_ms_;
   std::atomic<bool> cancelled_ = false;
   std::atomic<bool> room_ = false;
   std::atomic<bool> arrived_ = false;  // a look without the lock, once per step

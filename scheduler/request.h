@@ -26,22 +26,24 @@ struct Request {
   // Stop ids of the model (config, generation_config, template), empty with ignore_eos; and the
   // caller's own. Both end the answer; both are masked below min_tokens.
   std::vector<int32_t> stop_ids;
-  bool text_output = true;          // false: token ids only, no decoder runs
-  bool drop_leading_space = true;   // a chat answer's first piece loses its space; a continuation's not
-  int64_t received_ns = 0;          // monotonic
-  int64_t deadline_ns = kNever;     // monotonic
+  bool text_output = true;  // false: token ids only, no decoder runs
+  bool drop_leading_space =
+      true;                 // a chat answer's first piece loses its space; a continuation's not
+  int64_t received_ns = 0;  // monotonic
+  int64_t deadline_ns = kNever;  // monotonic
   std::shared_ptr<TokenStream> stream;
-  std::shared_ptr<AdmissionHold> hold;  // the slot and prompt tokens reserved; given back at the end
+  std::shared_ptr<AdmissionHold>
+      hold;  // the slot and prompt tokens reserved; given back at the end
 };
 
 enum class FinishReason : uint8_t {
-  kNone,        // still running
-  kStop,        // a stop id or stop string
-  kLength,      // max_tokens
-  kCancelled,   // the caller went away or asked
-  kDeadline,    // time was up
-  kError,       // our fault: see the status
-  kDrained,     // the server stopped before the answer was complete
+  kNone,       // still running
+  kStop,       // a stop id or stop string
+  kLength,     // max_tokens
+  kCancelled,  // the caller went away or asked
+  kDeadline,   // time was up
+  kError,      // our fault: see the status
+  kDrained,    // the server stopped before the answer was complete
 };
 
 // Counts and times of one request, its choices together.
@@ -67,13 +69,13 @@ struct Cost {
   int64_t prefill_ns = 0;
   int64_t decode_ns = 0;
   bool has_rate = false;
-  int64_t cost_nanousd = 0;   // machine_ns at the rate card, rounded to nearest
-  std::string rate_card_id;   // "" when no rate is known
+  int64_t cost_nanousd = 0;  // machine_ns at the rate card, rounded to nearest
+  std::string rate_card_id;  // "" when no rate is known
 };
 
 // The end of a request: the last thing a stream carries.
 struct RequestEnd {
-  absl::Status status;  // OK for stop and length
+  absl::Status status;                       // OK for stop and length
   std::vector<FinishReason> finish_reasons;  // one for each choice
   Usage usage;
   Cost cost;

@@ -59,11 +59,17 @@ class StreamReader {
   virtual void OnReady() = 0;
 };
 
-class TokenStream {
+class TokenStream : public std::enable_shared_from_this<TokenStream> {
  public:
   struct Limits {
     int32_t tokens_max = 256;        // per choice, between two Takes
     int32_t text_bytes_max = 65536;  // per choice
+  };
+
+  // What the engine learns from an Append.
+  struct Appended {
+    bool has_room = true;  // for another token of that choice
+    bool notice = false;   // as from ClaimNotice
   };
 
   TokenStream(int32_t choices, Limits limits);
@@ -83,9 +89,8 @@ class TokenStream {
   // Where wake-ups and OnReady go, from Submit to End. Both outlive that span.
   void Attach(Inbox* inbox, std::shared_ptr<StreamNotifier> notifier);
   bool HasRoom(int32_t choice) const;
-  // Append's answer is whether the choice has room for another token.
-  bool Append(int32_t choice, int32_t token_id, std::string_view text,
-              const SampledToken* logprobs);  // null: none wanted
+  Appended Append(int32_t choice, int32_t token_id, std::string_view text,
+                  const SampledToken* logprobs);  // null: none wanted
   void AppendPromptLogprobs(int32_t token_id, const SampledToken& position);
   void FinishChoice(int32_t choice, std::string_view text, FinishReason reason);
   void End(RequestEnd end);
@@ -106,14 +111,14 @@ class TokenStream {
   mutable absl::Mutex mutex_;
   StreamDelta gathered_ ABSL_GUARDED_BY(mutex_);
   bool was_full_ ABSL_GUARDED_BY(mutex_) = false;  // some Append left a choice without room
-  bool noticed_ ABSL_GUARDED_BY(mutex_) = false;   // the reader was told since its last Take
+  bool posted_ ABSL_GUARDED_BY(mutex_) = false;    // handed to the notifier since the last Take ...
+  bool told_ ABSL_GUARDED_BY(mutex_) = false;      // ... and the reader was called
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   StreamReader* reader_ ABSL_GUARDED_BY(mutex_) = nullptr;
   bool calling_ ABSL_GUARDED_BY(mutex_) = false;    // an OnReady call is in progress
   std::thread::id caller_ ABSL_GUARDED_BY(mutex_);  // on this thread
   Inbox* inbox_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::shared_ptr<StreamNotifier> notifier_ ABSL_GUARDED_BY(mutex_);
-  std::weak_ptr<TokenStream> self_ ABSL_GUARDED_BY(mutex_);
 };
 
 // The thread that calls readers, so that neither the engine nor a reader waits for the other. The

@@ -1,0 +1,103 @@
+#include "scheduler/active_request.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "model/check.h"
+
+namespace tuppence {
+namespace {
+
+bool HasPenalty(const SamplingParams& sampling) {
+  return sampling.repetition_penalty != 1 || sampling.presence_penalty != 0 ||
+         sampling.frequency_penalty != 0;
+}
+
+}  // namespace
+
+void PenaltyCounts::Start(const std::vector<int32_t>& prompt, int32_t max_tokens) {
+  on_ = true;
+  counts_.reserve(prompt.size() + max_tokens);
+  index_.reserve(prompt.size() + max_tokens);
+  for (const int32_t token_id : prompt) Find(token_id).in_prompt = true;
+}
+
+void PenaltyCounts::Add(int32_t token_id) {
+  if (on_) ++Find(token_id).output_count;
+}
+
+TokenCount& PenaltyCounts::Find(int32_t token_id) {
+  const auto [place, is_new] = index_.try_emplace(token_id, static_cast<int32_t>(counts_.size()));
+  if (is_new) counts_.push_back({.token_id = token_id});
+  return counts_[place->second];
+}
+
+ActiveRequest::ActiveRequest(Request request_in, int64_t arrival_in, int64_t tenant_in,
+                             const Tokenizer* tokenizer)
+    : request(std::move(request_in)) {
+  arrival = arrival_in;
+  tenant = tenant_in;
+  prompt = std::exchange(request.prompt, {});
+  max_tokens = request.sampling.max_tokens;
+  wants_prompt_logprobs = request.sampling.prompt_logprobs;
+  choices.resize(request.sampling.choices);
+  const bool decodes = request.text_output || !request.sampling.stop_strings.empty();
+  for (Choice& choice : choices) {
+    if (HasPenalty(request.sampling)) choice.counts.Start(prompt, max_tokens);
+    if (tokenizer == nullptr || !decodes) continue;
+    choice.decoder.emplace(
+        tokenizer,
+        StreamDecoderOptions{.stop_strings = request.sampling.stop_strings,
+                             .drop_leading_space = request.drop_leading_space,
+                             .include_stop_string = request.sampling.include_stop_string});
+  }
+}
+
+FinishReason ActiveRequest::AddToken(int32_t choice, int32_t token_id, std::string* text) {
+  Sequence& sequence = sequences[choice];
+  sequence.tokens.push_back(token_id);
+  ++completion_tokens;
+  choices[choice].counts.Add(token_id);
+  if (IsStopId(token_id)) return FinishReason::kStop;  // counted and listed, never shown
+  std::optional<StreamDecoder>& decoder = choices[choice].decoder;
+  if (decoder.has_value()) {
+    const bool stopped = decoder->Push(token_id, text);
+    if (!request.text_output) text->clear();
+    if (stopped) return FinishReason::kStop;
+  }
+  return sequence.output_tokens() >= max_tokens ? FinishReason::kLength : FinishReason::kNone;
+}
+
+void ActiveRequest::FlushText(int32_t choice, std::string* text) {
+  if (choices[choice].decoder.has_value() && request.text_output) {
+    choices[choice].decoder->Finish(text);
+  }
+}
+
+bool ActiveRequest::IsStopId(int32_t token_id) const {
+  const std::vector<int32_t>& ids = request.stop_ids;
+  return std::find(ids.begin(), ids.end(), token_id) != ids.end();
+}
+
+Usage ActiveRequest::UsageAt(int64_t now_ns) const {
+  Usage usage;
+  usage.prompt_tokens = prompt_tokens();
+  usage.completion_tokens = completion_tokens;
+  usage.preemptions = preemptions;
+  usage.steps = static_cast<int32_t>(steps);
+  if (steps > 0) {
+    usage.mean_requests_per_step =
+        static_cast<double>(requests_in_steps) / static_cast<double>(steps);
+  }
+  // A request that never got somewhere spent the rest of its time on the way there.
+  const int64_t scheduled_ns = first_scheduled_ns < 0 ? now_ns : first_scheduled_ns;
+  const int64_t token_ns = first_token_ns < 0 ? now_ns : first_token_ns;
+  usage.queue_ns = scheduled_ns - request.received_ns;
+  usage.prefill_ns = token_ns - scheduled_ns;
+  usage.decode_ns = now_ns - token_ns;
+  usage.total_ns = now_ns - request.received_ns;
+  if (first_token_ns >= 0) usage.time_to_first_token_ns = first_token_ns - request.received_ns;
+  return usage;
+}
+
+}  // namespace tuppence

@@ -1,0 +1,137 @@
+#include "scheduler/admission.h"
+
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "model/check.h"
+#include "scheduler/refusal.h"
+
+namespace tuppence {
+
+struct Held {
+  int64_t requests = 0;
+  int64_t prompt_tokens = 0;
+};
+
+// Shared by the control and its holds, so that a hold may be the last to go. A tenant without holds
+// leaves the map: it is as large as the tenants being served, whatever names callers make up.
+struct AdmissionHold::Books {
+  mutable absl::Mutex mutex;
+  Held all ABSL_GUARDED_BY(mutex);
+  absl::flat_hash_map<std::string, Held> tenants ABSL_GUARDED_BY(mutex);
+  int64_t refused_global ABSL_GUARDED_BY(mutex) = 0;
+  int64_t refused_tenant ABSL_GUARDED_BY(mutex) = 0;
+};
+
+namespace {
+
+// What was found, what is allowed: which of the two caps a reservation would pass.
+std::string Overrun(const Held& held, int64_t prompt_tokens, int64_t requests_max,
+                    int64_t prompt_tokens_max) {
+  if (held.requests + 1 > requests_max) {
+    return absl::StrCat(held.requests, " requests are in progress and at most ", requests_max,
+                        " are allowed");
+  }
+  return absl::StrCat(held.prompt_tokens, " prompt tokens are in progress, this request may have ",
+                      prompt_tokens, ", and at most ", prompt_tokens_max, " are allowed");
+}
+
+Refusal MakeRefusal(const char* reason, const Held& held, int64_t requests_max,
+                    int64_t prompt_tokens_max, int64_t retry_after_ms) {
+  Refusal refusal;
+  refusal.reason = reason;
+  refusal.retry_after_ms = retry_after_ms;
+  refusal.metadata = {{"requests", absl::StrCat(held.requests)},
+                      {"requests_max", absl::StrCat(requests_max)},
+                      {"prompt_tokens", absl::StrCat(held.prompt_tokens)},
+                      {"prompt_tokens_max", absl::StrCat(prompt_tokens_max)}};
+  return refusal;
+}
+
+bool Fits(const Held& held, int64_t prompt_tokens, int64_t requests_max,
+          int64_t prompt_tokens_max) {
+  return held.requests < requests_max && prompt_tokens <= prompt_tokens_max - held.prompt_tokens;
+}
+
+}  // namespace
+
+AdmissionHold::AdmissionHold(std::shared_ptr<Books> books, std::string tenant,
+                             int64_t prompt_tokens)
+    : books_(std::move(books)), tenant_(std::move(tenant)), prompt_tokens_(prompt_tokens) {}
+
+AdmissionHold::~AdmissionHold() {
+  absl::MutexLock lock(&books_->mutex);
+  books_->all.requests -= 1;
+  books_->all.prompt_tokens -= prompt_tokens_;
+  const auto tenant = books_->tenants.find(tenant_);
+  CHECK(tenant != books_->tenants.end());
+  tenant->second.requests -= 1;
+  tenant->second.prompt_tokens -= prompt_tokens_;
+  if (tenant->second.requests == 0) books_->tenants.erase(tenant);
+}
+
+void AdmissionHold::Shrink(int64_t prompt_tokens) {
+  absl::MutexLock lock(&books_->mutex);
+  CHECK_LE(prompt_tokens, prompt_tokens_);
+  const int64_t excess = prompt_tokens_ - prompt_tokens;
+  books_->all.prompt_tokens -= excess;
+  books_->tenants.at(tenant_).prompt_tokens -= excess;
+  prompt_tokens_ = prompt_tokens;
+}
+
+AdmissionControl::AdmissionControl(const AdmissionLimits& limits)
+    : limits_(limits), books_(std::make_shared<AdmissionHold::Books>()) {}
+
+absl::StatusOr<std::shared_ptr<AdmissionHold>> AdmissionControl::Reserve(
+    const std::string& tenant, int64_t prompt_tokens_bound) {
+  CHECK_GE(prompt_tokens_bound, 0);
+  const AdmissionLimits& limits = limits_;
+  absl::MutexLock lock(&books_->mutex);
+  const auto found = books_->tenants.find(tenant);
+  const Held own = found == books_->tenants.end() ? Held{} : found->second;
+  // The tenant's own cap first: a caller over its share should hear of that, not of the server's.
+  if (!Fits(own, prompt_tokens_bound, limits.tenant_requests_max,
+            limits.tenant_prompt_tokens_max)) {
+    ++books_->refused_tenant;
+    Refusal refusal = MakeRefusal(reason::kTenantQueueFull, own, limits.tenant_requests_max,
+                                  limits.tenant_prompt_tokens_max, limits.retry_after_ms);
+    refusal.tenant = tenant;
+    return RefusalStatus(
+        absl::StatusCode::kResourceExhausted,
+        absl::StrCat("this tenant's queue is full: ",
+                     Overrun(own, prompt_tokens_bound, limits.tenant_requests_max,
+                             limits.tenant_prompt_tokens_max),
+                     " for one tenant; wait for some of them to end, or ask for a larger share"),
+        refusal);
+  }
+  if (!Fits(books_->all, prompt_tokens_bound, limits.requests_max, limits.prompt_tokens_max)) {
+    ++books_->refused_global;
+    return RefusalStatus(
+        absl::StatusCode::kUnavailable,
+        absl::StrCat("the server's queue is full: ",
+                     Overrun(books_->all, prompt_tokens_bound, limits.requests_max,
+                             limits.prompt_tokens_max),
+                     "; retry in ", limits.retry_after_ms, " ms or send to another replica"),
+        MakeRefusal(reason::kQueueFull, books_->all, limits.requests_max, limits.prompt_tokens_max,
+                    limits.retry_after_ms));
+  }
+  for (Held* held : {&books_->all, &books_->tenants[tenant]}) {
+    held->requests += 1;
+    held->prompt_tokens += prompt_tokens_bound;
+  }
+  return std::shared_ptr<AdmissionHold>(new AdmissionHold(books_, tenant, prompt_tokens_bound));
+}
+
+AdmissionSnapshot AdmissionControl::snapshot() const {
+  absl::MutexLock lock(&books_->mutex);
+  AdmissionSnapshot snapshot;
+  snapshot.requests = books_->all.requests;
+  snapshot.prompt_tokens = books_->all.prompt_tokens;
+  snapshot.tenants = static_cast<int64_t>(books_->tenants.size());
+  snapshot.refused_global = books_->refused_global;
+  snapshot.refused_tenant = books_->refused_tenant;
+  return snapshot;
+}
+
+}  // namespace tuppence

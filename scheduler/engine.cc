@@ -1,0 +1,282 @@
+#include "scheduler/engine.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "model/check.h"
+#include "scheduler/refusal.h"
+
+namespace tuppence {
+namespace {
+
+SchedulerOptions SchedulerOptionsOf(const EngineOptions& options) {
+  return {.block_tokens = options.block_tokens,
+          .sequences_max = options.sequences_max,
+          .step_tokens_max = options.step_tokens_max,
+          .prefill_tokens_min = options.prefill_tokens_min,
+          .logit_rows_max = options.logit_rows_max,
+          .positions_original = options.positions_original,
+          .rope_policy = options.rope_policy,
+          .preemptions_max = options.preemptions_max};
+}
+
+BatchLimits BatchLimitsOf(const EngineOptions& options) {
+  return {.tokens_max = BatchTokensMax(options),
+          .sequences_max = options.sequences_max,
+          .logit_rows_max = options.logit_rows_max,
+          .context_tokens = options.context_tokens,
+          .block_tokens = options.block_tokens};
+}
+
+absl::Status Unavailable(const char* reason_code, std::string_view message,
+                         int64_t retry_after_ms) {
+  Refusal refusal;
+  refusal.reason = reason_code;
+  refusal.retry_after_ms = retry_after_ms;
+  return RefusalStatus(absl::StatusCode::kUnavailable, message, refusal);
+}
+
+}  // namespace
+
+int32_t BatchTokensMax(const EngineOptions& options) {
+  return std::max(options.step_tokens_max, options.sequences_max + options.prefill_tokens_min);
+}
+
+Engine::Engine(const EngineOptions& options, StepExecutor* executor, const Tokenizer* tokenizer,
+               const Clock* clock)
+    : options_(options),
+      executor_(executor),
+      tokenizer_(tokenizer),
+      clock_(clock),
+      inbox_(options.inbox_max, options.retry_after_ms),
+      notifier_(std::make_shared<StreamNotifier>()),
+      pool_(options.blocks),
+      scheduler_(SchedulerOptionsOf(options), &pool_),
+      builder_(BatchLimitsOf(options)),
+      ledger_(options.process_start_ns >= 0 ? options.process_start_ns : clock->NowNs(),
+              options.rate_card, options.cost, options.sequences_max + 1) {
+  CHECK_GT(options.stall_limit_ns, 0);
+  CHECK_GT(options.idle_beat_ns, 0);
+  arrived_.reserve(options.inbox_max);
+  players_.reserve(options.sequences_max + 1);
+  participants_.reserve(options.sequences_max);
+  sampled_.resize(builder_.sampling_rows_max());
+  ready_.reserve(options.sequences_max);
+  counts_.blocks_total = options.blocks;
+  counts_.last_progress_ns = clock->NowNs();
+  absl::MutexLock lock(&snapshot_mutex_);
+  snapshot_ = counts_;
+}
+
+Engine::~Engine() { Stop(); }
+
+void Engine::Start() {
+  CHECK(!thread_.joinable());
+  notifier_->Start();
+  thread_ = std::thread([this] { Run(); });
+}
+
+void Engine::Run() {
+  while (!(stopping_.load(std::memory_order_acquire) && drained())) {
+    if (Step()) continue;
+    const int64_t until_alarm_ns = next_alarm_ns_ - clock_->NowNs();
+    inbox_.Wait(std::min(options_.idle_beat_ns, until_alarm_ns));
+  }
+}
+
+absl::Status Engine::Submit(Request request) {
+  CHECK(request.stream != nullptr);
+  absl::Status servable = CheckServable(request);
+  if (!servable.ok()) return servable;
+  const std::shared_ptr<TokenStream> stream = request.stream;
+  stream->Attach(&inbox_, notifier_);
+  absl::Status accepted = inbox_.Submit(std::move(request));
+  if (!accepted.ok()) stream->Attach(nullptr, nullptr);
+  return accepted;
+}
+
+void Engine::BeginDrain(int64_t deadline_ns) {
+  inbox_.Close(Unavailable(reason::kDraining,
+                           "the server is shutting down and takes no new requests; send to another "
+                           "replica, or retry once it is back",
+                           options_.retry_after_ms));
+  // kNever would mean that nobody drains.
+  drain_deadline_ns_.store(std::min(deadline_ns, kNever - 1), std::memory_order_release);
+  inbox_.Wake();
+}
+
+bool Engine::drained() const { return drained_.HasBeenNotified(); }
+
+void Engine::Drain(int64_t deadline_ns) {
+  CHECK(thread_.joinable());
+  BeginDrain(deadline_ns);
+  drained_.WaitForNotification();
+}
+
+void Engine::Stop() {
+  if (stopping_.exchange(true, std::memory_order_acq_rel)) return;
+  BeginDrain(/*deadline_ns=*/0);
+  if (thread_.joinable()) {
+    thread_.join();
+  } else {
+    while (!drained()) Step();
+  }
+  notifier_->Stop();
+  notifier_->NotifyAll();
+}
+
+EngineSnapshot Engine::Snapshot() const {
+  absl::MutexLock lock(&snapshot_mutex_);
+  return snapshot_;
+}
+
+bool Engine::Step() {
+  step_begin_ns_ = clock_->NowNs();
+  if (!std::exchange(started_, true)) ledger_.Cut(CostLedger::Account::kStartup, step_begin_ns_);
+  // Read before the inbox: once it is set nothing more goes in, so that what is taken now is all.
+  const bool drain_begins = drain_deadline_ns_.load(std::memory_order_acquire) != kNever;
+  AcceptArrivals();
+  EndWhoMust();
+  const StepPlan& plan = scheduler_.PlanStep();
+  counts_.preemptions += plan.preemptions;
+  if (plan.empty()) {
+    Idle();
+    if (drain_begins && active_.empty() && !drained()) drained_.Notify();
+    return false;
+  }
+  StartPlanned(plan);
+  const Batch& batch = builder_.Build(plan);
+  const std::span<SampledToken> sampled = std::span(sampled_).first(builder_.sampling().size());
+  executor_->Launch({plan.zero_blocks, plan.copy_from, plan.copy_to}, batch, builder_.sampling());
+  const absl::Status status = executor_->Wait(sampled);
+  const int64_t now_ns = clock_->NowNs();
+  if (!status.ok()) {
+    Fail(status, now_ns);
+    return true;
+  }
+  Charge(plan, now_ns);
+  scheduler_.CompleteStep();
+  Deliver(now_ns);
+  CloseStep(now_ns);
+  return true;
+}
+
+// From the inbox to the scheduler's queue.
+void Engine::AcceptArrivals() {
+  inbox_.Take(&arrived_);
+  for (Request& request : arrived_) {
+    const int64_t arrival = arrivals_++;
+    const int64_t tenant = InternTenant(request.tenant);
+    auto active = std::make_unique<ActiveRequest>(std::move(request), arrival, tenant, tokenizer_);
+    scheduler_.Add(active.get(), active->request.sampling.choices);
+    // A stream that was cancelled before it came here has sent its wake-up already.
+    NoteAlarm(active->request.stream->cancelled() ? step_begin_ns_ : active->request.deadline_ns);
+    ++counts_.requests_accepted;
+    active_.emplace(arrival, std::move(active));
+  }
+  arrived_.clear();
+}
+
+// Whoever was cancelled, ran out of time, was not read for too long; or everybody. The scan over
+// all requests happens only when there is a reason for it.
+void Engine::EndWhoMust() {
+  const int64_t drain_deadline_ns = drain_deadline_ns_.load(std::memory_order_acquire);
+  if (drain_deadline_ns != kNever && !std::exchange(draining_, true)) {
+    if (idle_) ledger_.Cut(CostLedger::Account::kIdle, step_begin_ns_);
+    counts_.draining = true;
+  }
+  if (step_begin_ns_ < drain_deadline_ns) NoteAlarm(drain_deadline_ns);
+  if (inbox_.TakeRoom() && stalled_choices_ > 0) LetStalledGoOn();
+  const bool everybody = step_begin_ns_ >= drain_deadline_ns || !failure_.ok();
+  const bool someone = inbox_.TakeCancelled() || step_begin_ns_ >= next_alarm_ns_;
+  if (!everybody && !someone) return;
+  next_alarm_ns_ = kNever;
+  if (step_begin_ns_ < drain_deadline_ns) NoteAlarm(drain_deadline_ns);
+  for (auto next = active_.begin(); next != active_.end();) {
+    ActiveRequest* request = next->second.get();
+    ++next;  // ending takes the request out of the map
+    if (EndIfItMust(request, step_begin_ns_)) continue;
+    NoteAlarm(request->request.deadline_ns);
+    for (const Sequence& sequence : request->sequences) {
+      if (!sequence.stalled || sequence.finished) continue;
+      NoteAlarm(request->choices[sequence.choice].stalled_since_ns + options_.stall_limit_ns);
+    }
+  }
+}
+
+void Engine::LetStalledGoOn() {
+  for (const auto& [arrival, request] : active_) {
+    for (Sequence& sequence : request->sequences) {
+      if (!sequence.stalled || sequence.finished) continue;
+      if (!request->request.stream->HasRoom(sequence.choice)) continue;
+      sequence.stalled = false;
+      --stalled_choices_;
+    }
+  }
+}
+
+// Nobody runs: the time since the last cut was nobody's.
+void Engine::Idle() {
+  ledger_.Cut(draining_ ? CostLedger::Account::kDrain : CostLedger::Account::kIdle, step_begin_ns_);
+  idle_ = true;
+  CloseStep(step_begin_ns_);
+}
+
+void Engine::StartPlanned(const StepPlan& plan) {
+  if (std::exchange(idle_, false)) {
+    ledger_.Cut(draining_ ? CostLedger::Account::kDrain : CostLedger::Account::kIdle,
+                step_begin_ns_);
+  }
+  for (const PlanEntry& entry : plan.entries) {
+    ActiveRequest* request = static_cast<ActiveRequest*>(entry.group);
+    if (request->first_scheduled_ns < 0) request->first_scheduled_ns = step_begin_ns_;
+  }
+}
+
+void Engine::Fail(const absl::Status& status, int64_t now_ns) {
+  ledger_.Cut(CostLedger::Account::kOverhead, now_ns);
+  failure_ = Unavailable(
+      reason::kEngineFailed,
+      absl::StrCat("the model's device failed and the server takes no more requests until it is "
+                   "restarted; send to another replica. The device said: ",
+                   status.ToString()),
+      -1);
+  inbox_.Close(failure_);
+  counts_.failed = true;
+  step_begin_ns_ = now_ns;
+  EndWhoMust();
+  CloseStep(now_ns);
+}
+
+// Tells readers, publishes the counters, lets go of who ended.
+void Engine::CloseStep(int64_t now_ns) {
+  ended_.clear();
+  notifier_->Post(&ready_);
+  counts_.last_progress_ns = now_ns;
+  counts_.waiting = scheduler_.waiting();
+  counts_.running = scheduler_.running();
+  counts_.sequences_running = scheduler_.sequences_running();
+  counts_.blocks_used = pool_.blocks_used();
+  counts_.accounts = ledger_.totals();
+  // A reader that holds the lock just now sees this step's figures with the next.
+  if (snapshot_mutex_.TryLock()) {
+    snapshot_ = counts_;
+    snapshot_mutex_.Unlock();
+  }
+}
+
+int64_t Engine::InternTenant(const std::string& tenant) {
+  Tenant& entry = tenants_[tenant];
+  if (entry.requests++ == 0) entry.id = tenants_seen_++;
+  return entry.id;
+}
+
+// A tenant who comes back gets a new number: its old blocks are then zeroed for nothing, but names
+// that callers make up do not gather here.
+void Engine::ReleaseTenant(const std::string& tenant) {
+  const auto found = tenants_.find(tenant);
+  CHECK(found != tenants_.end());
+  if (--found->second.requests == 0) tenants_.erase(found);
+}
+
+}  // namespace tuppence

@@ -1,0 +1,270 @@
+// The engine's dealings with single requests: may it come in, what does a drawn token mean for it,
+// what did the step cost it, how does it end.
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "model/check.h"
+#include "scheduler/engine.h"
+#include "scheduler/refusal.h"
+
+namespace tuppence {
+namespace {
+
+using Metadata = std::vector<std::pair<std::string, std::string>>;
+
+absl::Status StatusWith(absl::StatusCode code, const char* reason_code, std::string_view message,
+                        Metadata metadata = {}, int64_t retry_after_ms = -1) {
+  Refusal refusal;
+  refusal.reason = reason_code;
+  refusal.retry_after_ms = retry_after_ms;
+  refusal.metadata = std::move(metadata);
+  return RefusalStatus(code, message, refusal);
+}
+
+// Attention and arithmetic of positions [first, end) of one sequence.
+StepWork WorkOf(int64_t first, int64_t end, Phase phase) {
+  const int64_t tokens = end - first;
+  const int64_t query_keys = tokens * (first + 1 + end) / 2;
+  // A chunk's queries read the keys together; decoded positions each read their own.
+  return {.tokens = tokens,
+          .query_keys = query_keys,
+          .kv_read_tokens = phase == Phase::kPrefill ? end : query_keys};
+}
+
+std::string HowFar(const ActiveRequest& request) {
+  if (request.first_scheduled_ns < 0) return "while it was waiting to start";
+  if (request.completion_tokens == 0) return "while its prompt was being read";
+  return absl::StrCat("after ", request.completion_tokens, " of at most ",
+                      int64_t{request.max_tokens} * request.choices.size(), " output tokens");
+}
+
+}  // namespace
+
+absl::Status Engine::CheckServable(const Request& request) const {
+  const int64_t prompt_tokens = static_cast<int64_t>(request.prompt.size());
+  const SamplingParams& sampling = request.sampling;
+  constexpr absl::StatusCode kInvalid = absl::StatusCode::kInvalidArgument;
+  if (prompt_tokens == 0 || sampling.max_tokens < 1 || sampling.choices < 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the prompt has ", prompt_tokens, " tokens, max_tokens is ", sampling.max_tokens,
+        " and n is ", sampling.choices, "; each must be at least 1"));
+  }
+  if (prompt_tokens + sampling.max_tokens > options_.context_tokens) {
+    return StatusWith(
+        kInvalid, reason::kContextExceeded,
+        absl::StrCat("the prompt has ", prompt_tokens, " tokens and max_tokens is ",
+                     sampling.max_tokens, "; together they exceed the context of ",
+                     options_.context_tokens, " tokens; shorten the prompt or lower max_tokens"),
+        {{"prompt_tokens", absl::StrCat(prompt_tokens)},
+         {"max_tokens", absl::StrCat(sampling.max_tokens)},
+         {"context_tokens", absl::StrCat(options_.context_tokens)}});
+  }
+  if (sampling.choices > options_.sequences_max) {
+    return StatusWith(kInvalid, reason::kTooManyChoices,
+                      absl::StrCat("n is ", sampling.choices, "; this server runs at most ",
+                                   options_.sequences_max, " sequences at once; lower n"),
+                      {{"n", absl::StrCat(sampling.choices)},
+                       {"sequences_max", absl::StrCat(options_.sequences_max)}});
+  }
+  const int64_t blocks = scheduler_.BlocksMax(prompt_tokens, sampling.max_tokens, sampling.choices);
+  if (blocks > options_.blocks) {
+    return StatusWith(
+        kInvalid, reason::kTooLargeForPool,
+        absl::StrCat("the prompt has ", prompt_tokens, " tokens, max_tokens is ",
+                     sampling.max_tokens, " and n is ", sampling.choices, "; that needs up to ",
+                     blocks * options_.block_tokens, " tokens of KV cache and this server has ",
+                     int64_t{options_.blocks} * options_.block_tokens,
+                     "; lower max_tokens or n, or shorten the prompt"),
+        {{"kv_tokens", absl::StrCat(blocks * options_.block_tokens)},
+         {"kv_tokens_max", absl::StrCat(int64_t{options_.blocks} * options_.block_tokens)}});
+  }
+  if (tokenizer_ == nullptr && !sampling.stop_strings.empty()) {
+    return absl::InvalidArgumentError(
+        "stop strings need a tokenizer and this checkpoint's is not supported; use stop token ids");
+  }
+  if (request.deadline_ns <= clock_->NowNs()) {
+    return StatusWith(absl::StatusCode::kDeadlineExceeded, reason::kDeadline,
+                      "the deadline passed before the request reached the engine; allow more time");
+  }
+  return absl::OkStatus();
+}
+
+// The step's time, divided among those who were in it.
+void Engine::Charge(const StepPlan& plan, int64_t now_ns) {
+  const int64_t step_ns = now_ns - ledger_.last_cut_ns();
+  players_.clear();
+  participants_.clear();
+  overhead_ = StepPlayer();
+  overhead_.order = -1;
+  for (const PlanEntry& entry : plan.entries) AddWork(entry);
+  if (overhead_.prefill.tokens + overhead_.decode.tokens > 0) players_.push_back(overhead_);
+  ledger_.ChargeStep(players_, now_ns);
+  for (ActiveRequest* request : participants_) {
+    ++request->steps;
+    request->requests_in_steps += static_cast<int64_t>(participants_.size());
+  }
+  CountStep(plan, step_ns);
+}
+
+void Engine::AddWork(const PlanEntry& entry) {
+  ActiveRequest* request = static_cast<ActiveRequest*>(entry.group);
+  if (request->last_step != counts_.steps) {
+    request->last_step = counts_.steps;
+    request->player = -1;
+    participants_.push_back(request);
+  }
+  const int32_t recomputed_end = entry.first + entry.recomputed_tokens();
+  if (recomputed_end > entry.first) {
+    (entry.phase == Phase::kPrefill ? overhead_.prefill : overhead_.decode)
+        .Add(WorkOf(entry.first, recomputed_end, entry.phase));
+  }
+  if (recomputed_end == entry.end()) return;
+  if (request->player < 0) {
+    request->player = static_cast<int32_t>(players_.size());
+    players_.push_back({&request->charges, request->arrival, {}, {}});
+  }
+  StepPlayer& player = players_[request->player];
+  (entry.phase == Phase::kPrefill ? player.prefill : player.decode)
+      .Add(WorkOf(recomputed_end, entry.end(), entry.phase));
+}
+
+void Engine::CountStep(const StepPlan& plan, int64_t step_ns) {
+  ++counts_.steps;
+  counts_.step_ns_last = step_ns;
+  counts_.step_ns_sum += step_ns;
+  counts_.step_ns_max = std::max(counts_.step_ns_max, step_ns);
+  for (const PlanEntry& entry : plan.entries) {
+    (entry.phase == Phase::kPrefill ? counts_.prefill_tokens : counts_.decode_tokens) +=
+        entry.tokens;
+    counts_.recomputed_tokens += entry.recomputed_tokens();
+  }
+}
+
+// Drawn tokens to their streams; a request whose logits are not finite ends, and no other.
+void Engine::Deliver(int64_t now_ns) {
+  const std::span<const RowTarget> targets = builder_.targets();
+  for (size_t i = 0; i < targets.size(); ++i) {
+    ActiveRequest* request = targets[i].request;
+    if (request->ended) continue;  // by an earlier row
+    if (sampled_[i].not_finite) {
+      ++counts_.rows_not_finite;
+      EndRequest(request, FinishReason::kError,
+                 StatusWith(absl::StatusCode::kInternal, reason::kLogitsNotFinite,
+                            absl::StrCat("the model's output held a value that is not a number ",
+                                         HowFar(*request),
+                                         "; other requests are not affected; try again, and if it "
+                                         "stays, check the weights")),
+                 /*tainted=*/true);
+    } else if (targets[i].scored) {
+      TokenStream& stream = *request->request.stream;
+      stream.AppendPromptLogprobs(builder_.sampling()[i].scored_token, sampled_[i]);
+      if (stream.ClaimNotice()) ready_.push_back(request->request.stream);
+    } else {
+      DeliverToken(request, targets[i].choice, sampled_[i], now_ns);
+    }
+  }
+}
+
+void Engine::DeliverToken(ActiveRequest* request, int32_t choice, const SampledToken& sampled,
+                          int64_t now_ns) {
+  Sequence& sequence = request->sequences[choice];
+  if (request->first_token_ns < 0) request->first_token_ns = now_ns;
+  ++counts_.completion_tokens;
+  text_.clear();
+  const FinishReason reason = request->AddToken(choice, sampled.token_id, &text_);
+  const TokenStream::Appended appended = request->request.stream->Append(
+      choice, sampled.token_id, text_, request->wants_logprobs() ? &sampled : nullptr);
+  if (appended.notice) ready_.push_back(request->request.stream);
+  if (reason == FinishReason::kNone) {
+    scheduler_.Continue(&sequence, request);
+    if (appended.has_room) return;
+    sequence.stalled = true;
+    ++stalled_choices_;
+    request->choices[choice].stalled_since_ns = now_ns;
+    NoteAlarm(now_ns + options_.stall_limit_ns);
+    return;
+  }
+  text_.clear();
+  request->FlushText(choice, &text_);
+  request->choices[choice].finish_reason = reason;
+  request->request.stream->FinishChoice(choice, text_, reason);
+  scheduler_.Finish(&sequence, request);
+  if (request->live_sequences() == 0) {
+    EndRequest(request, reason, absl::OkStatus(), /*tainted=*/false);
+  }
+}
+
+bool Engine::EndIfItMust(ActiveRequest* request, int64_t now_ns) {
+  const auto end = [&](FinishReason reason, absl::Status status) {
+    EndRequest(request, reason, std::move(status), /*tainted=*/false);
+    return true;
+  };
+  if (!failure_.ok()) return end(FinishReason::kError, failure_);
+  if (request->request.stream->cancelled()) {
+    return end(FinishReason::kCancelled,
+               StatusWith(absl::StatusCode::kCancelled, reason::kCancelled,
+                          absl::StrCat("the caller cancelled the request ", HowFar(*request))));
+  }
+  if (now_ns >= request->request.deadline_ns) {
+    return end(FinishReason::kDeadline,
+               StatusWith(absl::StatusCode::kDeadlineExceeded, reason::kDeadline,
+                          absl::StrCat("the deadline passed ", HowFar(*request),
+                                       "; allow more time or lower max_tokens")));
+  }
+  if (now_ns >= drain_deadline_ns_.load(std::memory_order_acquire)) {
+    return end(FinishReason::kDrained,
+               StatusWith(absl::StatusCode::kUnavailable, reason::kDraining,
+                          absl::StrCat("the server shut down ", HowFar(*request),
+                                       "; send the request to another replica"),
+                          {}, options_.retry_after_ms));
+  }
+  for (const Sequence& sequence : request->sequences) {
+    if (!sequence.stalled || sequence.finished) continue;
+    const int64_t since_ns = request->choices[sequence.choice].stalled_since_ns;
+    if (now_ns - since_ns < options_.stall_limit_ns) continue;
+    return end(FinishReason::kCancelled,
+               StatusWith(absl::StatusCode::kCancelled, reason::kSlowReader,
+                          absl::StrCat("the caller took nothing for ",
+                                       (now_ns - since_ns) / 1'000'000, " ms ", HowFar(*request),
+                                       "; the limit is ", options_.stall_limit_ns / 1'000'000,
+                                       " ms; read the stream faster")));
+  }
+  return false;
+}
+
+// The one way out for every request. Its stream carries the end from here on, exactly once.
+void Engine::EndRequest(ActiveRequest* request, FinishReason reason, absl::Status status,
+                        bool tainted) {
+  CHECK(!request->ended);
+  request->ended = true;
+  TokenStream& stream = *request->request.stream;
+  RequestEnd end;
+  for (size_t choice = 0; choice < request->choices.size(); ++choice) {
+    const Sequence& sequence = request->sequences[choice];
+    FinishReason& finish_reason = request->choices[choice].finish_reason;
+    if (sequence.stalled) --stalled_choices_;
+    if (finish_reason == FinishReason::kNone) {
+      finish_reason = reason;
+      text_.clear();
+      request->FlushText(static_cast<int32_t>(choice), &text_);
+      stream.FinishChoice(static_cast<int32_t>(choice), text_, reason);
+    }
+    end.finish_reasons.push_back(finish_reason);
+  }
+  scheduler_.Remove(request, tainted);
+  end.status = std::move(status);
+  // The time of its last token, or of the decision to end it.
+  end.usage = request->UsageAt(std::max(step_begin_ns_, ledger_.last_cut_ns()));
+  end.cost = ledger_.CostOf(request->charges);
+  stream.End(std::move(end));
+  if (stream.ClaimNotice()) ready_.push_back(request->request.stream);
+  request->request.hold.reset();
+  ReleaseTenant(request->request.tenant);
+  ++counts_.requests_ended;
+  const auto found = active_.find(request->arrival);
+  ended_.push_back(std::move(found->second));
+  active_.erase(found);
+}
+
+}  // namespace tuppence

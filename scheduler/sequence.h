@@ -1,0 +1,72 @@
+// Sequence: one choice of a request as it moves through the engine: its tokens, how many of them
+// lie in the KV pages, and in which blocks. SequenceGroup: the choices of one request, which start
+// and are preempted together. Owned by the engine's ActiveRequest; only the scheduler changes what
+// concerns positions and blocks. Thread: engine only.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/batch.h"
+#include "scheduler/block_pool.h"
+
+namespace tuppence {
+
+struct Sequence {
+  int32_t choice = 0;
+  std::vector<int32_t> tokens;  // prompt, then output; empty until the group first starts
+  int32_t prompt_tokens = 0;
+  // Positions below it take the prefill kernel, now and whenever they are computed again: the
+  // prompt, or after a LongRoPE crossing everything below the crossing.
+  int32_t prefill_end = 0;
+  int32_t computed = 0;       // positions whose K and V lie in the blocks
+  int32_t recompute_end = 0;  // positions below it were computed before a preemption
+  RopeRegime regime = RopeRegime::kShort;
+  BlockLease blocks;
+  bool follows = false;   // waits for the group's leader to prefill the prompt they share
+  bool stalled = false;   // its reader has no room; set by the engine
+  bool finished = false;  // holds nothing any more
+
+  // Before its first write into a block it shares it gets its own, copied in the next step.
+  int32_t copy_from = -1;
+  int32_t copy_to = -1;
+
+  int32_t length() const { return static_cast<int32_t>(tokens.size()); }
+  int32_t output_tokens() const { return length() == 0 ? 0 : length() - prompt_tokens; }
+  bool crossed() const { return prefill_end > prompt_tokens; }
+  // Only its newest token is missing in the pages: it takes one token a step.
+  bool decodes() const { return computed >= prefill_end && computed == length() - 1; }
+};
+
+struct SequenceGroup {
+  int64_t arrival = 0;  // unique, in order of arrival: who came first goes first
+  int64_t tenant = 0;
+  std::vector<int32_t> prompt;
+  int32_t max_tokens = 0;
+  std::vector<Sequence> sequences;  // one for each choice; set up by Scheduler::Add
+
+  bool wants_prompt_logprobs = false;
+  int32_t prompt_scored = 0;  // positions whose logits have been scored; never twice
+
+  // Scheduler's own.
+  bool running = false;
+  bool pinned = false;  // never preempted again: everything it may need is set aside
+  int32_t preemptions = 0;
+  int32_t leader = -1;  // which sequence prefills for those that follow; -1: nobody follows
+
+  int32_t prompt_tokens() const { return static_cast<int32_t>(prompt.size()); }
+  int32_t tokens_max() const { return prompt_tokens() + max_tokens; }
+  int32_t live_sequences() const {
+    int32_t live = 0;
+    for (const Sequence& sequence : sequences) live += !sequence.finished;
+    return live;
+  }
+  bool all_stalled() const {
+    for (const Sequence& sequence : sequences) {
+      if (!sequence.finished && !sequence.stalled) return false;
+    }
+    return true;
+  }
+};
+
+}  // namespace tuppence
