@@ -1,0 +1,191 @@
+// See client.h.
+#include "service/client.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <chrono>
+#include <fstream>
+#include <sstream>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/synchronization/mutex.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+#include "tuppence/v1/tuppence.grpc.pb.h"
+
+namespace tuppence {
+namespace {
+
+absl::StatusOr<std::string> ReadPem(const std::string& flag, const std::string& path) {
+  if (path.empty()) return std::string();
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  if (!file || !(text << file.rdbuf())) {
+    return absl::NotFoundError(absl::StrCat(flag, ": cannot read '", path, "'; give a PEM file"));
+  }
+  return text.str();
+}
+
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeCredentials(
+    const ClientOptions& options) {
+  if (options.tls_cert.empty() != options.tls_key.empty()) {
+    return absl::InvalidArgumentError("--tls-cert and --tls-key belong together; give both");
+  }
+  if (options.tls_ca.empty() && options.tls_cert.empty()) return grpc::InsecureChannelCredentials();
+  grpc::SslCredentialsOptions ssl;
+  const std::pair<const char*, std::pair<const std::string*, std::string*>> files[] = {
+      {"--tls-ca", {&options.tls_ca, &ssl.pem_root_certs}},
+      {"--tls-cert", {&options.tls_cert, &ssl.pem_cert_chain}},
+      {"--tls-key", {&options.tls_key, &ssl.pem_private_key}}};
+  for (const auto& [flag, path_and_text] : files) {
+    absl::StatusOr<std::string> text = ReadPem(flag, *path_and_text.first);
+    if (!text.ok()) return text.status();
+    *path_and_text.second = *std::move(text);
+  }
+  return grpc::SslCredentials(ssl);
+}
+
+bool IsLoopback(const std::string& address) {
+  return absl::StartsWith(address, "127.") || absl::StartsWith(address, "localhost") ||
+         absl::StartsWith(address, "[::1]") || absl::StartsWith(address, "unix:");
+}
+
+std::string DetailText(const google::protobuf::Any& detail) {
+  std::string text;
+  google::rpc::BadRequest bad_request;
+  google::rpc::QuotaFailure quota;
+  google::rpc::RetryInfo retry;
+  google::rpc::ErrorInfo info;
+  google::rpc::RequestInfo request;
+  if (detail.UnpackTo(&bad_request)) {
+    for (const auto& violation : bad_request.field_violations()) {
+      absl::StrAppend(&text, "\n  ", violation.field(), ": ", violation.description());
+    }
+  } else if (detail.UnpackTo(&quota)) {
+    for (const auto& violation : quota.violations()) {
+      absl::StrAppend(&text, "\n  quota of ", violation.subject(), ": ", violation.description());
+    }
+  } else if (detail.UnpackTo(&retry)) {
+    const double seconds = retry.retry_delay().seconds() + retry.retry_delay().nanos() * 1e-9;
+    absl::StrAppend(&text, absl::StrFormat("\n  try again in %.3g s", seconds));
+  } else if (detail.UnpackTo(&info)) {
+    absl::StrAppend(&text, "\n  reason: ", info.reason());
+  } else if (detail.UnpackTo(&request)) {
+    absl::StrAppend(&text, "\n  request id: ", request.request_id());
+  }
+  return text;
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const ClientOptions& options, int lane) {
+  absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> credentials = MakeCredentials(options);
+  if (!credentials.ok()) return credentials.status();
+  grpc::ChannelArguments arguments;
+  // Not retried behind the user's back: an answer that failed says so.
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  arguments.SetInt(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, -1);
+  // An http_proxy in the environment cannot reach this machine's loopback.
+  if (IsLoopback(options.address)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  // Channels with equal arguments share a connection.
+  arguments.SetInt("tuppence.lane", lane);
+  return grpc::CreateCustomChannel(options.address, *credentials, arguments);
+}
+
+absl::Status FromGrpc(const grpc::Status& status) {
+  if (status.ok()) return absl::OkStatus();
+  std::string text = status.error_message();
+  google::rpc::Status details;
+  if (!status.error_details().empty() && details.ParseFromString(status.error_details())) {
+    for (const google::protobuf::Any& detail : details.details()) text += DetailText(detail);
+  } else if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+    // Without details it did not come from the service: nobody answered.
+    text += "\n  is the service running, and is this its address? (tuppence serve --model DIR)";
+  }
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), text);
+}
+
+class Client::Impl {
+ public:
+  Impl(std::shared_ptr<grpc::Channel> channel, double timeout_seconds)
+      : stub_(v1::Inference::NewStub(std::move(channel))), timeout_seconds_(timeout_seconds) {}
+
+  // Runs call(context, stub) with a context that Cancel can reach meanwhile.
+  template <typename Call>
+  absl::Status Run(const Call& call) {
+    grpc::ClientContext context;
+    if (timeout_seconds_ > 0) {
+      context.set_deadline(std::chrono::system_clock::now() +
+                           std::chrono::microseconds(static_cast<int64_t>(timeout_seconds_ * 1e6)));
+    }
+    SetCurrent(&context);
+    const grpc::Status status = call(&context, stub_.get());
+    SetCurrent(nullptr);
+    return FromGrpc(status);
+  }
+
+  bool Cancel() {
+    absl::MutexLock lock(&mutex_);
+    if (current_ == nullptr) return false;
+    current_->TryCancel();
+    return true;
+  }
+
+ private:
+  void SetCurrent(grpc::ClientContext* context) {
+    absl::MutexLock lock(&mutex_);
+    current_ = context;
+  }
+
+  const std::unique_ptr<v1::Inference::Stub> stub_;
+  const double timeout_seconds_;
+  absl::Mutex mutex_;
+  grpc::ClientContext* current_ ABSL_GUARDED_BY(mutex_) = nullptr;
+};
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Make(const ClientOptions& options) {
+  absl::StatusOr<std::shared_ptr<grpc::Channel>> channel = MakeChannel(options);
+  if (!channel.ok()) return channel.status();
+  return std::make_unique<Client>(*std::move(channel), options.timeout_seconds);
+}
+
+Client::Client(std::shared_ptr<grpc::Channel> channel, double timeout_seconds)
+    : impl_(std::make_unique<Impl>(std::move(channel), timeout_seconds)) {}
+
+Client::~Client() = default;
+
+bool Client::Cancel() { return impl_->Cancel(); }
+
+absl::Status Client::Generate(const v1::GenerateRequest& request,
+                              const std::function<void(const v1::GenerateResponse&)>& on_message) {
+  return impl_->Run([&](grpc::ClientContext* context, v1::Inference::Stub* stub) {
+    const auto reader = stub->Generate(context, request);
+    v1::GenerateResponse message;
+    while (reader->Read(&message)) on_message(message);
+    return reader->Finish();
+  });
+}
+
+absl::Status Client::Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response) {
+  return impl_->Run([&](grpc::ClientContext* context, v1::Inference::Stub* stub) {
+    return stub->Tokenize(context, request, response);
+  });
+}
+
+absl::Status Client::Detokenize(const v1::DetokenizeRequest& request,
+                                v1::DetokenizeResponse* response) {
+  return impl_->Run([&](grpc::ClientContext* context, v1::Inference::Stub* stub) {
+    return stub->Detokenize(context, request, response);
+  });
+}
+
+absl::Status Client::GetModel(v1::GetModelResponse* response) {
+  return impl_->Run([&](grpc::ClientContext* context, v1::Inference::Stub* stub) {
+    return stub->GetModel(context, v1::GetModelRequest(), response);
+  });
+}
+
+}  // namespace tuppence
