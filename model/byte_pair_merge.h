@@ -1,27 +1,30 @@
 // Byte-pair merging as SentencePiece does it: a text starts as characters; the adjacent pair whose
 // union is the piece with the highest score is joined, the leftmost among equals, until no pair is
 // a piece. What is left and is no piece falls back to bytes. Used by Tokenizer only; knows nothing
-// of special tokens, spaces or files. Immutable once built.
+// of special tokens, spaces or files. Immutable once built. pair_agenda.h orders the pairs.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "model/pair_agenda.h"
 
 namespace tuppence {
 
 enum class PieceUse : uint8_t {
   kNone,         // control, unknown: text never becomes it
-  kNormal,       //
+  kNormal,       // a result of merges
   kUnused,       // takes part in merges, then is split again into what it was joined from
   kUserDefined,  // found in the text before all merging, and never merged further
-  kByte,         // stands for byte number `byte`
+  kByte,         // stands for the byte `byte`
 };
 
 struct Piece {
@@ -40,49 +43,65 @@ class BytePairMerge {
   BytePairMerge() = default;
   // `pieces` in the order of their ids. Refuses duplicates, empty or over-long pieces, invalid
   // UTF-8, scores that are no numbers, and a set of byte pieces that is not complete.
-  static absl::StatusOr<BytePairMerge> Build(const std::vector<Piece>& pieces);
+  static absl::StatusOr<BytePairMerge> Build(std::span<const Piece> pieces);
 
   // Appends the ids of `text`, whose spaces are already "▁". Requires: valid UTF-8.
   void Encode(std::string_view text, std::vector<int32_t>* ids) const;
 
  private:
-  // A symbol is a normal or unused piece, or a single character that occurs in one without being
-  // one itself. Symbols below pieces_ are piece ids.
+  // A symbol is what a stretch of text may be while it is merged: a piece (its id), or a single
+  // character that occurs in pieces without being one (numbers from pieces_ on), or neither.
   static constexpr int32_t kNoSymbol = -1;
+  static constexpr int32_t kJoined = -2;  // became part of the symbol to its left
 
-  struct Pair {
-    uint64_t key;    // left symbol << 32 | right symbol
-    int32_t merged;  // the symbol that they become; kNoSymbol in an empty slot
-    int32_t rank;    // of its score, 0 the highest
+  struct Symbol {
+    int32_t previous;  // index in Chunk::symbols; -1 at the start
+    int32_t next;      // -1 at the end
+    int32_t symbol;
+    int32_t offset;  // of its first byte in the chunk
   };
-  struct Text;   // the symbols of a text while they are merged
-  class Agenda;  // the pairs still to be merged, best first
+  // A stretch of text that is merged at once, with all it needs, reused from chunk to chunk.
+  struct Chunk {
+    std::string_view text;
+    std::vector<Symbol> symbols;
+    PairAgenda agenda;
+    // For unused pieces: what each was last looked up from.
+    absl::flat_hash_map<int32_t, std::pair<int32_t, int32_t>> joined_from;
+    std::vector<int32_t> splitting;
+  };
+  struct Pair {
+    uint64_t key = 0;            // left symbol << 32 | right symbol
+    int32_t merged = kNoSymbol;  // what they become; kNoSymbol in an empty slot
+    int32_t rank = 0;            // of its score; 0 is the highest
+  };
+  using SymbolsByText = absl::flat_hash_map<std::string_view, int32_t>;
 
-  void AddCharacterSymbols(const std::vector<Piece>& pieces);
-  void AddPairs(const std::vector<Piece>& pieces);
-  void InsertPair(int32_t left, int32_t right, int32_t merged, int32_t rank);
+  absl::Status AddPieces(std::span<const Piece> pieces, SymbolsByText* by_text);
+  void AddCharacters(std::span<const Piece> pieces, SymbolsByText* by_text);
+  void AddPairs(std::span<const Piece> pieces, const SymbolsByText& by_text);
+  void FillPairTable(const std::vector<Pair>& pairs);
   const Pair* FindPair(int32_t left, int32_t right) const;
+
   int32_t CharacterSymbol(char32_t codepoint) const;
-  size_t UserDefinedAt(std::string_view text, int32_t* id) const;
-  size_t SplitChunk(std::string_view text, Text* chunk) const;
-  void MergeChunk(Text* chunk, Agenda* agenda) const;
-  void AddPairAt(int32_t left, int32_t right, Text* chunk, Agenda* agenda) const;
-  void EmitChunk(const Text& chunk, std::vector<int32_t>* ids) const;
-  void EmitSymbol(int32_t symbol, const Text& chunk, std::vector<int32_t>* ids) const;
+  size_t NextSymbol(std::string_view text, int32_t* symbol) const;
+  size_t FillChunk(std::string_view text, Chunk* chunk) const;
+  void Merge(Chunk* chunk) const;
+  void LookUpPair(int32_t left, int32_t right, Chunk* chunk) const;
+  void Emit(Chunk* chunk, std::vector<int32_t>* ids) const;
 
   int32_t pieces_ = 0;
   int32_t ranks_ = 0;
-  std::vector<int32_t> symbol_bytes_;         // [symbols] length
-  std::vector<PieceUse> uses_;                // [symbols] kNone for a character that is no piece
-  std::array<int32_t, 256> byte_ids_{};       // the piece of each byte
-  std::array<int32_t, 128> ascii_symbols_{};  // CharacterSymbol of the commonest, without a look-up
-  absl::flat_hash_map<char32_t, int32_t> character_symbols_;
-  std::vector<Pair> pairs_;  // open addressing; size a power of two
-  uint64_t pairs_mask_ = 0;
-  // User-defined pieces by first byte, the longest first.
+  std::vector<int32_t> symbol_bytes_;    // [symbols] length
+  std::vector<PieceUse> uses_;           // [pieces]
+  std::array<int32_t, 256> byte_ids_{};  // the piece of each byte
+  std::array<int32_t, 128> ascii_{};     // CharacterSymbol of the commonest, without a look-up
+  absl::flat_hash_map<char32_t, int32_t> characters_;
+  std::vector<Pair> pairs_;  // open addressing; the size is a power of two
+  int pairs_shift_ = 64;
+  // User-defined pieces by their first byte, the longest first.
   std::array<std::vector<std::pair<std::string, int32_t>>, 256> user_defined_;
-  // No piece joins the end of one word with the space of the next, and none is unused: then words
-  // can be merged one after another, in a cache's worth of memory, with the same result.
+  // No piece joins the end of a word with the space before the next, and none is unused: words can
+  // then be merged one after another with the same result, in as much memory as a cache holds.
   bool words_are_apart_ = false;
 };
 

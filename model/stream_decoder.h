@@ -24,8 +24,10 @@ class StreamDecoder {
   StreamDecoder(const Tokenizer* tokenizer, StreamDecoderOptions options);
 
   // Appends to *text what can be shown now. True when a stop string is complete: the text then ends
-  // before it (or with it, if asked for), and no further call is allowed but Finish, which adds
-  // nothing. Special tokens show nothing. Requires: 0 <= token_id < vocab.
+  // before it (or with it, if asked for), what came after it in the same token is dropped, and
+  // Finish, which then adds nothing, is the only call still allowed. Of several stop strings the
+  // one that is complete first counts; of those that end together, the longest. Special tokens show
+  // nothing. Requires: 0 <= token_id < vocab.
   bool Push(int32_t token_id, std::string* text);
   // The answer is over: shows what was held back. Bytes of an incomplete character become U+FFFD.
   void Finish(std::string* text);
@@ -33,23 +35,24 @@ class StreamDecoder {
   bool stopped() const { return stopped_; }
 
  private:
-  // One stop string and how many of its bytes the text's end matches (Knuth-Morris-Pratt, so that
-  // a stop string of any length costs constant time per byte).
+  // One stop string and how many of its bytes end the text so far (Knuth, Morris & Pratt 1977, so
+  // that a long stop string costs constant time per byte).
   struct Stop {
     std::string text;
-    std::vector<int32_t> fallback;  // [text.size()] longest border of each prefix
+    std::vector<int32_t> borders;  // [text.size()] longest proper border of each prefix
     int32_t matched = 0;
   };
 
   static std::vector<int32_t> Borders(std::string_view text);
-  bool PushCharacter(std::string_view character, std::string* text);
-  bool PushBytes(bool at_end, std::string* text);
+  static bool Advance(char byte, Stop* stop);
+  void PushPartial(bool at_end, std::string* text);
+  void PushCharacter(std::string_view character, std::string* text);
   void Show(size_t bytes, std::string* text);
 
   const Tokenizer* tokenizer_;
   std::vector<Stop> stops_;
   bool include_stop_string_;
-  bool at_start_;  // the next space of a word is the one that encoding added
+  bool at_start_;  // the next word's space is the one that encoding added
   bool stopped_ = false;
   std::string partial_;  // bytes that may become a character
   std::string held_;     // characters that may become a stop string

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "model/added_tokens.h"
 #include "model/byte_pair_merge.h"
@@ -49,8 +50,8 @@ class Tokenizer {
   // The bytes that a token adds in mid-text: " a" for the piece "▁a", one byte for a byte piece,
   // the content for a special token, nothing for an unmapped id. Requires: 0 <= id < vocab.
   std::string_view TokenBytes(int32_t id) const;
-  // Whether the piece starts with "▁", whose space is dropped at the start of a text; the byte
-  // piece of a space does not, and its space stays.
+  // Whether the piece starts with "▁" and that space is dropped at the start of a text, where
+  // encoding puts it. (The byte piece of a space does not: its space stays.)
   bool StartsWord(int32_t id) const;
 
   bool IsSpecial(int32_t id) const;  // unknown, bos, eos and the added tokens marked special
@@ -81,14 +82,15 @@ class Tokenizer {
   };
 
   Tokenizer() = default;
-  absl::Status AddPieces(const struct TokenizerModel& model);
-  absl::Status AddAddedTokens(const AddedTokens& added);
+  absl::Status SetPieces(std::vector<Piece> pieces, const AddedTokens& added);
+  absl::Status SetAddedTokens(size_t pieces, const AddedTokens& added);
+  absl::Status SetBosAndEos(const AddedTokens& added);
   void EncodeSegment(std::string_view text, bool first, std::vector<int32_t>* ids) const;
 
   std::vector<Entry> entries_;  // [vocab]
   BytePairMerge merge_;
   SpacePrefix space_prefix_;
-  absl::flat_hash_map<std::string, int32_t> specials_;
+  absl::flat_hash_map<std::string, int32_t> specials_;  // ids by content
   std::vector<uint64_t> mapped_ids_;
   std::optional<int32_t> bos_id_;
   std::optional<int32_t> eos_id_;
