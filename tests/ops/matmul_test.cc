@@ -1,0 +1,192 @@
+// Matmul and GatedMatmul: against the reference, and bit for bit across row counts, threads and the
+// paths that claim it.
+#include <algorithm>
+
+#include "tests/ops/ops_fixture.h"
+
+namespace tuppence::testing {
+namespace {
+
+using MatmulTest = OpsTest;
+
+const std::vector<WeightFormat>& Formats() {
+  static const std::vector<WeightFormat> formats = {
+      {WeightType::kF32, 0},   {WeightType::kBf16, 0},   {WeightType::kF16, 0},
+      {WeightType::kInt8, 32}, {WeightType::kInt8, 128}, {WeightType::kInt4, 32},
+      {WeightType::kInt4, 64}};
+  return formats;
+}
+
+std::string Describe(const MatrixSpec& spec) {
+  return "type " + std::to_string(static_cast<int>(spec.format.type)) + " group " +
+         std::to_string(spec.format.group) + " rows " + std::to_string(spec.rows) + " cols " +
+         std::to_string(spec.cols) + (spec.pairing == RowPairing::kGateUp ? " gated" : "");
+}
+
+HostMatrix RandomMatrix(const MatrixSpec& spec, uint64_t stream) {
+  RandomTensors random(stream);
+  return MakeHostMatrix(spec, random.Normal(spec.rows * spec.cols, 0.05f));
+}
+
+bool RoundsInput(KernelPath path, WeightType type) {
+  return type == WeightType::kBf16 && (path == KernelPath::kAmx || path == KernelPath::kAvx512Bf16);
+}
+
+double ErrorOf(KernelPath path, const HostMatrix& w, double magnitude) {
+  const int64_t cols = w.spec.cols;
+  if (w.spec.format.quantised()) return QuantizedMatmulError(w.groups(), magnitude);
+  return RoundsInput(path, w.spec.format.type) ? Bf16MatmulError(cols, magnitude)
+                                               : MatmulError(cols, magnitude);
+}
+
+// K and N are multiples of 8 and of nothing more; one is larger than all blocks.
+const std::vector<std::pair<int64_t, int64_t>>& Shapes() {
+  static const std::vector<std::pair<int64_t, int64_t>> shapes =
+      kSanitized
+          ? std::vector<std::pair<int64_t, int64_t>>{{8, 8}, {40, 72}}
+          : std::vector<std::pair<int64_t, int64_t>>{{8, 8}, {40, 72}, {24, 1096}, {328, 200}};
+  return shapes;
+}
+
+TEST_P(MatmulTest, MatchesReferenceForEveryTypeAndAwkwardShape) {
+  for (const auto& [rows, cols] : Shapes()) {
+    for (const WeightFormat& format : Formats()) {
+      const HostMatrix w = RandomMatrix({rows, cols, format, RowPairing::kNone}, 1);
+      const std::unique_ptr<Matrix> packed = Pack(*backend, w);
+      for (const int64_t tokens : {1, 3, 16, 17, 37}) {
+        const std::vector<float> x = RandomTensors(2).Normal(tokens * cols);
+        const std::vector<float> out = RunMatmul(*backend, x, *packed);
+        const std::vector<Reference> expected = ReferenceMatmul(x, w);
+        for (size_t i = 0; i < out.size(); ++i) {
+          ASSERT_NEAR(out[i], expected[i].value, ErrorOf(GetParam(), w, expected[i].magnitude))
+              << Describe(w.spec) << " tokens " << tokens << " value " << i;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(MatmulTest, GatedMatchesSiluOfGateTimesUp) {
+  for (const auto& [half_rows, cols] : Shapes()) {
+    for (const WeightFormat& format : Formats()) {
+      const HostMatrix w = RandomMatrix({2 * half_rows, cols, format, RowPairing::kGateUp}, 3);
+      const std::unique_ptr<Matrix> packed = Pack(*backend, w);
+      const int64_t tokens = 19;
+      const std::vector<float> x = RandomTensors(4).Normal(tokens * cols, 3);
+      const std::vector<float> out = RunMatmul(*backend, x, *packed);
+      const std::vector<Reference> both = ReferenceMatmul(x, w);
+      for (int64_t t = 0; t < tokens; ++t) {
+        for (int64_t i = 0; i < half_rows; ++i) {
+          const Reference& gate = both[t * 2 * half_rows + i];
+          const Reference& up = both[t * 2 * half_rows + half_rows + i];
+          const double expected = gate.value / (1 + std::exp(-gate.value)) * up.value;
+          const double error = GatedError(gate.value, ErrorOf(GetParam(), w, gate.magnitude),
+                                          up.value, ErrorOf(GetParam(), w, up.magnitude));
+          ASSERT_NEAR(out[t * half_rows + i], expected, error + 1e-30)
+              << Describe(w.spec) << " token " << t << " value " << i;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(MatmulTest, RowHasTheSameBitsAmongOneToSixtyFiveRows) {
+  const bool plain = GetParam() == KernelPath::kPlain;
+  const int64_t cols = plain || kSanitized ? 104 : 1064, rows = 72;
+  for (const WeightFormat& format : Formats()) {
+    for (const RowPairing pairing : {RowPairing::kNone, RowPairing::kGateUp}) {
+      const HostMatrix w = RandomMatrix({rows * 2, cols, format, pairing}, 5);
+      const std::unique_ptr<Matrix> packed = Pack(*backend, w);
+      const std::vector<float> x = RandomTensors(6).Normal(65 * cols);
+      const std::vector<float> all = RunMatmul(*backend, x, *packed);
+      const int64_t outputs = static_cast<int64_t>(all.size()) / 65;
+      for (int64_t count = 1; count < 65; count += kSanitized ? 9 : 1) {
+        ASSERT_TRUE(SameBits(RunMatmul(*backend, RowsOf(x, cols, 65 - count, count), *packed),
+                             RowsOf(all, outputs, 65 - count, count)))
+            << Describe(w.spec) << " rows " << count;
+      }
+    }
+  }
+}
+
+TEST_P(MatmulTest, ManyRowsHaveTheBitsOfOneRow) {
+  const int64_t cols = 72, tokens = kSanitized ? 70 : 1100;
+  for (const WeightFormat& format : Formats()) {
+    const HostMatrix w = RandomMatrix({56, cols, format, RowPairing::kNone}, 7);
+    const std::unique_ptr<Matrix> packed = Pack(*backend, w);
+    const std::vector<float> x = RandomTensors(8).Normal(tokens * cols);
+    const std::vector<float> all = RunMatmul(*backend, x, *packed);
+    for (const int64_t row : {int64_t{0}, int64_t{63}, tokens / 2, tokens - 1}) {
+      ASSERT_TRUE(
+          SameBits(RunMatmul(*backend, RowsOf(x, cols, row, 1), *packed), RowsOf(all, 56, row, 1)))
+          << Describe(w.spec) << " row " << row;
+    }
+  }
+}
+
+TEST_P(MatmulTest, ThreadsDoNotChangeBits) {
+  for (const WeightFormat& format : Formats()) {
+    const HostMatrix w = RandomMatrix({360, 264, format, RowPairing::kNone}, 9);
+    const std::vector<float> x = RandomTensors(10).Normal(21 * 264);
+    const std::vector<float> expected = RunMatmul(*backend, x, *Pack(*backend, w));
+    for (const int threads : {1, 3, 5}) {
+      const std::unique_ptr<Backend> other = MakeBackend(GetParam(), threads);
+      ASSERT_TRUE(SameBits(RunMatmul(*other, x, *Pack(*other, w)), expected))
+          << Describe(w.spec) << " threads " << threads;
+    }
+  }
+}
+
+TEST_P(MatmulTest, AgreesWithPlainToTheBitWhereItClaimsTo) {
+  const std::unique_ptr<Backend> plain = MakeBackend(KernelPath::kPlain);
+  for (const auto& [rows, cols] : Shapes()) {
+    for (const WeightFormat& format : Formats()) {
+      if (RoundsInput(GetParam(), format.type)) continue;
+      for (const RowPairing pairing : {RowPairing::kNone, RowPairing::kGateUp}) {
+        const HostMatrix w = RandomMatrix({2 * rows, cols, format, pairing}, 11);
+        const std::vector<float> x = RandomTensors(12).Normal(13 * cols);
+        ASSERT_TRUE(SameBits(RunMatmul(*backend, x, *Pack(*backend, w)),
+                             RunMatmul(*plain, x, *Pack(*plain, w))))
+            << Describe(w.spec);
+      }
+    }
+  }
+}
+
+TEST_P(MatmulTest, NotANumberInOneRowStaysInThatRow) {
+  for (const WeightFormat& format : Formats()) {
+    const HostMatrix w = RandomMatrix({40, 136, format, RowPairing::kNone}, 13);
+    const std::unique_ptr<Matrix> packed = Pack(*backend, w);
+    std::vector<float> x = RandomTensors(14).Normal(18 * 136);
+    x[5 * 136 + 77] = std::numeric_limits<float>::quiet_NaN();
+    const std::vector<float> out = RunMatmul(*backend, x, *packed);
+    for (int64_t t = 0; t < 18; ++t) {
+      for (int64_t n = 0; n < 40; ++n) ASSERT_EQ(std::isnan(out[t * 40 + n]), t == 5) << t;
+    }
+  }
+}
+
+TEST_P(MatmulTest, ZeroRowsGiveZeros) {
+  for (const WeightFormat& format : Formats()) {
+    const HostMatrix w = RandomMatrix({40, 136, format, RowPairing::kNone}, 15);
+    const std::vector<float> out =
+        RunMatmul(*backend, std::vector<float>(3 * 136, 0.0f), *Pack(*backend, w));
+    EXPECT_TRUE(SameBits(out, std::vector<float>(3 * 40, 0.0f)));
+  }
+}
+
+TEST_P(MatmulTest, MatrixSaysHowManyBytesItTakes) {
+  const auto bytes_of = [&](WeightFormat format) {
+    absl::StatusOr<std::unique_ptr<Matrix>> matrix =
+        backend->NewMatrix({64, 256, format, RowPairing::kNone});
+    return (*matrix)->bytes();
+  };
+  EXPECT_EQ(bytes_of({WeightType::kBf16, 0}), 64 * 256 * 2);
+  EXPECT_EQ(bytes_of({WeightType::kF32, 0}), 64 * 256 * 4);
+  EXPECT_EQ(bytes_of({WeightType::kInt8, 32}), 20480);  // 64 * (256 + 8 * 2), in pages of 4 KiB
+}
+
+TUPPENCE_FOR_EACH_PATH(MatmulTest);
+
+}  // namespace
+}  // namespace tuppence::testing
