@@ -57,9 +57,10 @@ struct SequenceInPages {
     RandomTensors random(count);
     qkv = random.Normal(int64_t{tokens} * stride(), 1.5f);
     const int32_t needed = (tokens + block_tokens - 1) / block_tokens;
-    for (int32_t i = 0; i < needed; ++i) blocks.push_back((i * 7 + 3) % (needed + 8));
-    // 7 and needed + 8 share no factor for the sizes used here, so blocks are distinct.
-    cache = MakeHostKvLayer(c.kv, needed + 8, c.kv_heads, block_tokens, c.head_dim);
+    // A step of 7 through a pool whose size shares no factor with it meets every block once.
+    const int32_t pool = needed + ((needed + 8) % 7 == 0 ? 9 : 8);
+    for (int32_t i = 0; i < needed; ++i) blocks.push_back((i * 7 + 3) % pool);
+    cache = MakeHostKvLayer(c.kv, pool, c.kv_heads, block_tokens, c.head_dim);
   }
   int64_t stride() const { return int64_t{c.heads + 2 * c.kv_heads} * c.head_dim; }
   EntrySpec Entry(int32_t first, int32_t count) const {
