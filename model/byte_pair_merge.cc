@@ -231,22 +231,32 @@ size_t BytePairMerge::NextSymbol(std::string_view text, int32_t* symbol) const {
 // Fills `chunk` with the symbols of the front of `text`, up to the end of a word; returns its
 // bytes.
 size_t BytePairMerge::FillChunk(std::string_view text, Chunk* chunk) const {
-  chunk->symbols.clear();
+  std::vector<Symbol>& symbols = chunk->symbols;
+  symbols.clear();
+  // Growing a vector of many megabytes step by step costs more than all merges of one letter.
+  if (text.size() > symbols.capacity()) symbols.reserve(text.size());
   size_t offset = 0;
   bool after_space = true;
   while (offset < text.size()) {
     const std::string_view rest = text.substr(offset);
-    const bool is_space = rest.starts_with(kSpace);
-    const size_t count = chunk->symbols.size();
-    if (is_space && !after_space && words_are_apart_ && count >= kChunkSymbols) break;
-    after_space = is_space;
+    const int32_t index = static_cast<int32_t>(symbols.size());
+    const uint8_t byte = static_cast<uint8_t>(rest[0]);
     int32_t symbol = kNoSymbol;
-    const size_t bytes = NextSymbol(rest, &symbol);
-    const int32_t index = static_cast<int32_t>(count);
-    chunk->symbols.push_back({index - 1, index + 1, symbol, static_cast<int32_t>(offset)});
+    size_t bytes = 1;
+    if (byte < ascii_.size() && user_defined_[byte].empty()) {
+      symbol = ascii_[byte];
+      after_space = false;
+    } else {
+      const bool is_space = rest.starts_with(kSpace);
+      const bool at_word = is_space && !after_space;
+      if (at_word && words_are_apart_ && symbols.size() >= kChunkSymbols) break;
+      after_space = is_space;
+      bytes = NextSymbol(rest, &symbol);
+    }
+    symbols.push_back({index - 1, index + 1, symbol, static_cast<int32_t>(offset)});
     offset += bytes;
   }
-  chunk->symbols.back().next = -1;
+  symbols.back().next = -1;
   chunk->text = text.substr(0, offset);
   return offset;
 }
@@ -257,7 +267,7 @@ void BytePairMerge::LookUpPair(int32_t left, int32_t right, Chunk* chunk) const 
   const int32_t right_symbol = chunk->symbols[right].symbol;
   const Pair* pair = FindPair(left_symbol, right_symbol);
   if (pair == nullptr) return;
-  chunk->agenda.Push({left, right, pair->merged, pair->rank});
+  chunk->agenda.Push(pair->rank, {left, right, pair->merged});
   if (uses_[pair->merged] == PieceUse::kUnused) {
     chunk->joined_from[pair->merged] = {left_symbol, right_symbol};
   }
@@ -265,7 +275,7 @@ void BytePairMerge::LookUpPair(int32_t left, int32_t right, Chunk* chunk) const 
 
 void BytePairMerge::Merge(Chunk* chunk) const {
   std::vector<Symbol>& symbols = chunk->symbols;
-  chunk->agenda.Reset(ranks_);
+  chunk->agenda.Reset(ranks_, symbols.size());
   for (int32_t i = 1; i < static_cast<int32_t>(symbols.size()); ++i) LookUpPair(i - 1, i, chunk);
   AgendaPair pair;
   while (chunk->agenda.Pop(&pair)) {
