@@ -2,20 +2,19 @@
 // asks the scheduler who runs, builds the batch, runs it, charges the time and delivers the tokens.
 // Made by service/main and used by service/generate_call; knows no gRPC and no device.
 //
-// Submit, BeginDrain, drained and Snapshot are safe on any thread. Everything else, and every
-// member not named atomic, belongs to the engine's thread (a test that never calls Start is that
-// thread and calls Step itself).
+// Submit, BeginDrain, drained and Snapshot are safe on any thread; the rest is the engine thread's
+// or, before Start, the owner's (a test that never calls Start calls Step itself).
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
@@ -121,11 +120,13 @@ class Engine {
 
   // One step, for tests and benchmarks that did not call Start. True when it did device work.
   bool Step();
-  // When the next Step has something to do without an arrival: a deadline, a stall limit, the
-  // drain.
-  int64_t next_alarm_ns() const;
-  // The notifier, so that such a test can make the posted calls.
-  StreamNotifier* notifier();
+  // When the next Step has something to do even if nothing arrives: a deadline, a stall limit.
+  int64_t next_alarm_ns() const { return next_alarm_ns_; }
+  // So that such a test can make the posted calls and look at blocks, queue and books.
+  StreamNotifier* notifier() { return notifier_.get(); }
+  const BlockPool& pool() const { return pool_; }
+  const Scheduler& scheduler() const { return scheduler_; }
+  const CostLedger& ledger() const { return ledger_; }
 
  private:
   // Step's parts, in order.
@@ -178,7 +179,7 @@ class Engine {
   };
   absl::flat_hash_map<std::string, Tenant> tenants_;  // of active requests
   int64_t tenants_seen_ = 0;
-  absl::btree_map<int64_t, std::unique_ptr<ActiveRequest>> active_;  // by arrival
+  std::map<int64_t, std::unique_ptr<ActiveRequest>> active_;  // by arrival
   std::vector<std::unique_ptr<ActiveRequest>>
       ended_;  // kept until the step that ended them is over
   int64_t arrivals_ = 0;

@@ -9,9 +9,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <vector>
 
-#include "absl/container/btree_map.h"
 #include "model/rope_table.h"
 #include "scheduler/block_pool.h"
 #include "scheduler/sequence.h"
@@ -57,6 +57,8 @@ class Scheduler {
   int32_t waiting() const { return static_cast<int32_t>(waiting_.size()); }
   int32_t running() const { return static_cast<int32_t>(running_.size()); }
   int32_t sequences_running() const { return sequences_running_; }
+  // Who holds a place, in order of arrival.
+  const std::vector<SequenceGroup*>& running_groups() const { return running_; }
 
  private:
   int32_t BlocksFor(int64_t tokens) const {
@@ -92,7 +94,7 @@ class Scheduler {
   BlockPool* const pool_;
   // In order of arrival, which is the policy's place for classes and tenants' clocks: a waiting
   // request starts, and a running one prefills, before those behind it.
-  absl::btree_map<int64_t, SequenceGroup*> waiting_;
+  std::map<int64_t, SequenceGroup*> waiting_;
   std::vector<SequenceGroup*> running_;
   int32_t sequences_running_ = 0;
   StepPlan plan_;

@@ -83,6 +83,7 @@ class TokenStream : public std::enable_shared_from_this<TokenStream> {
   bool Take(StreamDelta* delta);
   // The caller is gone or gave up: the engine ends the request within one step, in every state.
   void Cancel();
+  const Limits& limits() const { return limits_; }
   bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
 
   // Engine's side. Never blocks on a reader: the lock is held for a swap or an append only.

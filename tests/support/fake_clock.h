@@ -1,0 +1,23 @@
+// FakeClock: time that moves when a test says so. Safe on any thread, as every Clock.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "scheduler/clock.h"
+
+namespace tuppence {
+
+class FakeClock final : public Clock {
+ public:
+  explicit FakeClock(int64_t now_ns = 1'000'000) : now_ns_(now_ns) {}
+
+  int64_t NowNs() const override { return now_ns_.load(std::memory_order_relaxed); }
+  int64_t UtcNs() const override { return NowNs(); }
+  void Advance(int64_t ns) { now_ns_.fetch_add(ns, std::memory_order_relaxed); }
+
+ private:
+  std::atomic<int64_t> now_ns_;
+};
+
+}  // namespace tuppence
