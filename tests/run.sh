@@ -96,7 +96,7 @@ script tests/file_sizes.sh
 script tests/include_directions.sh
 
 if build cpu; then
-  for name in model ops scheduler service end_to_end; do
+  for name in model ops golden scheduler service end_to_end; do
     gtest "build/cpu/tests/$name/${name}_test"
   done
   script python3 tests/model/tokenizer_differential.py --count 2000 build/cpu/tests/model/tokenizer_pipe
@@ -104,8 +104,8 @@ fi
 
 if [ "$quick" -eq 0 ]; then
   # AddressSanitizer and UndefinedBehaviorSanitizer over everything but the end-to-end scripts.
-  if build asan model_test ops_test scheduler_test service_test; then
-    for name in model ops scheduler service; do
+  if build asan model_test ops_test golden_test scheduler_test service_test; then
+    for name in model ops golden scheduler service; do
       gtest "build/asan/tests/$name/${name}_test"
     done
   fi
