@@ -2,6 +2,7 @@
 // share blocks, LongRoPE crossings, cancels in every state, slow readers, deadlines. Whatever
 // happens to its neighbours, each request gets the tokens it would get alone, the blocks add up
 // after each step, every nanosecond is booked once, and everything ends exactly once.
+#include <cstdlib>
 #include <random>
 
 #include "absl/strings/str_cat.h"
@@ -192,9 +193,15 @@ class Simulation {
   std::vector<bool> cancelled_;
 };
 
+// More of them with TUPPENCE_SEEDS=100000.
+uint64_t Seeds() {
+  const char* seeds = std::getenv("TUPPENCE_SEEDS");
+  return seeds == nullptr ? 1000 : std::strtoull(seeds, nullptr, 10);
+}
+
 TEST(EngineRandomTest, EachRequestGetsWhatItWouldGetAlone) {
   int64_t preemptions = 0;
-  for (uint64_t seed = 1; seed <= 400; ++seed) {
+  for (uint64_t seed = 1; seed <= Seeds(); ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
     Simulation simulation(seed);
     simulation.Run();

@@ -1,0 +1,380 @@
+// The scheduler's policy, settled without threads, clocks or a device: the test plays the engine.
+#include "scheduler/scheduler.h"
+
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace tuppence {
+namespace {
+
+SchedulerOptions SmallOptions() {
+  return {.block_tokens = 4,
+          .sequences_max = 8,
+          .step_tokens_max = 16,
+          .prefill_tokens_min = 4,
+          .logit_rows_max = 8,
+          .positions_original = 0,
+          .rope_policy = RopePolicy::kExact,
+          .preemptions_max = 3};
+}
+
+class Player {
+ public:
+  Player(const SchedulerOptions& options, int32_t blocks)
+      : pool_(blocks), scheduler_(options, &pool_) {}
+
+  SequenceGroup* Add(int32_t prompt_tokens, int32_t max_tokens, int32_t choices = 1) {
+    groups_.push_back(std::make_unique<SequenceGroup>());
+    SequenceGroup* group = groups_.back().get();
+    group->arrival = static_cast<int64_t>(groups_.size());
+    group->prompt.resize(prompt_tokens);
+    std::iota(group->prompt.begin(), group->prompt.end(), 0);
+    group->max_tokens = max_tokens;
+    scheduler_.Add(group, choices);
+    return group;
+  }
+
+  const StepPlan& Plan() { return scheduler_.PlanStep(); }
+
+  // Draws a token for everyone who draws; whoever has all its tokens ends.
+  void Complete(const StepPlan& plan) {
+    scheduler_.CompleteStep();
+    for (const PlanEntry& entry : plan.entries) {
+      if (!entry.draws) continue;
+      for (Sequence& sequence : entry.group->sequences) {
+        if (sequence.finished || (!entry.draws_for_all && &sequence != entry.sequence)) continue;
+        sequence.tokens.push_back(7);
+        if (sequence.output_tokens() < entry.group->max_tokens) {
+          scheduler_.Continue(&sequence, entry.group);
+        } else {
+          scheduler_.Finish(&sequence, entry.group);
+        }
+      }
+      if (entry.group->live_sequences() == 0) scheduler_.Remove(entry.group, /*tainted=*/false);
+    }
+  }
+
+  int32_t Step() {
+    const StepPlan& plan = Plan();
+    const int32_t tokens = plan.tokens;
+    Complete(plan);
+    return tokens;
+  }
+
+  BlockPool& pool() { return pool_; }
+  Scheduler& scheduler() { return scheduler_; }
+
+ private:
+  BlockPool pool_;
+  std::vector<std::unique_ptr<SequenceGroup>> groups_;
+  Scheduler scheduler_;
+};
+
+// Tokens that the plan gives to the group's sequences.
+int32_t TokensOf(const StepPlan& plan, const SequenceGroup* group) {
+  int32_t tokens = 0;
+  for (const PlanEntry& entry : plan.entries) {
+    if (entry.group == group) tokens += entry.tokens;
+  }
+  return tokens;
+}
+
+TEST(SchedulerTest, ALongPromptIsCutIntoChunksUnderTheStepBudget) {
+  Player player(SmallOptions(), 64);
+  const SequenceGroup* group = player.Add(40, 4);
+  for (const int32_t chunk : {16, 16, 8}) {
+    const StepPlan& plan = player.Plan();
+    EXPECT_EQ(TokensOf(plan, group), chunk);
+    EXPECT_EQ(plan.entries[0].draws, chunk == 8) << "only the last chunk draws";
+    player.Complete(plan);
+  }
+  EXPECT_EQ(player.Step(), 1) << "then it decodes";
+}
+
+TEST(SchedulerTest, RunningSequencesDecodeInEveryStepBesideALongPrompt) {
+  Player player(SmallOptions(), 64);
+  const SequenceGroup* running = player.Add(4, 30);
+  player.Step();
+  const SequenceGroup* prompt = player.Add(60, 4);
+  for (int32_t step = 0; step < 4; ++step) {
+    const StepPlan& plan = player.Plan();
+    EXPECT_EQ(TokensOf(plan, running), 1);
+    EXPECT_EQ(TokensOf(plan, prompt), 15) << "what decode leaves of 16";
+    player.Complete(plan);
+  }
+}
+
+TEST(SchedulerTest, PrefillKeepsItsFloorInAStepFullOfDecodes) {
+  SchedulerOptions options = SmallOptions();
+  options.step_tokens_max = 6;
+  Player player(options, 64);
+  for (int32_t i = 0; i < 5; ++i) player.Add(1, 30);
+  player.Step();
+  player.Step();
+  const SequenceGroup* prompt = player.Add(12, 4);
+  for (int32_t step = 0; step < 3; ++step) {
+    const StepPlan& plan = player.Plan();
+    EXPECT_EQ(plan.decode_tokens, 5);
+    EXPECT_EQ(TokensOf(plan, prompt), 4);
+    player.Complete(plan);
+  }
+}
+
+TEST(SchedulerTest, SeveralPromptsStartInOneStep) {
+  Player player(SmallOptions(), 64);
+  const SequenceGroup* first = player.Add(5, 4);
+  const SequenceGroup* second = player.Add(5, 4);
+  const SequenceGroup* third = player.Add(9, 4);
+  const StepPlan& plan = player.Plan();
+  EXPECT_EQ(TokensOf(plan, first), 5);
+  EXPECT_EQ(TokensOf(plan, second), 5);
+  EXPECT_EQ(TokensOf(plan, third), 6) << "the rest of the budget";
+}
+
+TEST(SchedulerTest, PlacesLimitWhoRuns) {
+  SchedulerOptions options = SmallOptions();
+  options.sequences_max = 3;
+  Player player(options, 64);
+  player.Add(2, 4);
+  player.Add(2, 4, /*choices=*/3);
+  const SequenceGroup* third = player.Add(2, 4);
+  player.Step();
+  EXPECT_EQ(player.scheduler().running(), 1) << "three choices need three places";
+  EXPECT_FALSE(third->running) << "and are not overtaken";
+  EXPECT_EQ(player.scheduler().waiting(), 2);
+}
+
+TEST(SchedulerTest, PreemptsWhoHasLeastToRecompute) {
+  Player player(SmallOptions(), 9);
+  SequenceGroup* big = player.Add(15, 18);   // 4 blocks
+  SequenceGroup* small = player.Add(7, 18);  // 2 blocks
+  while (big->preemptions + small->preemptions == 0) player.Step();
+  EXPECT_EQ(small->preemptions, 1);
+  EXPECT_TRUE(big->running);
+  EXPECT_FALSE(small->running);
+}
+
+TEST(SchedulerTest, OfEqualsTheLastToArriveIsPreempted) {
+  Player player(SmallOptions(), 6);
+  SequenceGroup* first = player.Add(8, 12);
+  SequenceGroup* second = player.Add(8, 12);
+  while (first->preemptions + second->preemptions == 0) player.Step();
+  EXPECT_EQ(second->preemptions, 1);
+}
+
+TEST(SchedulerTest, AfterThreePreemptionsARequestIsPinnedAndKeepsItsPlace) {
+  Player player(SmallOptions(), 12);
+  SequenceGroup* victim = player.Add(4, 40);
+  int32_t added = 0;
+  for (int32_t step = 0; step < 2000 && victim->live_sequences() > 0; ++step) {
+    if (player.scheduler().waiting() == 0) {
+      player.Add(8, 20);
+      ++added;
+    }
+    player.Step();
+    EXPECT_LE(victim->preemptions, 3);
+    if (victim->pinned && victim->running) {
+      EXPECT_EQ(victim->sequences[0].blocks.size(), victim->sequences[0].finished ? 0 : 11)
+          << "everything it may need is set aside";
+    }
+  }
+  EXPECT_EQ(victim->live_sequences(), 0);
+  EXPECT_GT(added, 2);
+}
+
+TEST(SchedulerTest, TwoRequestsOfOverHalfThePoolBothFinish) {
+  Player player(SmallOptions(), 10);
+  SequenceGroup* first = player.Add(4, 36);
+  SequenceGroup* second = player.Add(4, 36);
+  int32_t steps = 0;
+  while (first->live_sequences() + second->live_sequences() > 0) {
+    ASSERT_LT(++steps, 1000);
+    player.Step();
+  }
+  EXPECT_EQ(player.pool().blocks_free(), 10);
+}
+
+TEST(SchedulerTest, TwoHalfReadPromptsDoNotBlockEachOther) {
+  Player player(SmallOptions(), 10);
+  std::vector<SequenceGroup*> groups;
+  for (int32_t i = 0; i < 4; ++i) groups.push_back(player.Add(38, 2));
+  int32_t steps = 0;
+  while (player.scheduler().running() + player.scheduler().waiting() > 0) {
+    ASSERT_LT(++steps, 1000);
+    ASSERT_GT(player.Step(), 0) << "an empty plan with work to do";
+  }
+}
+
+TEST(SchedulerTest, AfterPreemptionTheOutputIsComputedAgainAsDecodeRows) {
+  Player player(SmallOptions(), 8);
+  SequenceGroup* big = player.Add(16, 16);
+  SequenceGroup* victim = player.Add(6, 12);
+  while (victim->preemptions == 0) player.Step();
+  const Sequence& sequence = victim->sequences[0];
+  const int32_t output_tokens = sequence.output_tokens();
+  ASSERT_GT(output_tokens, 1);
+  EXPECT_EQ(sequence.recompute_end, sequence.length() - 1);
+  while (!victim->running) player.Step();
+  EXPECT_EQ(big->live_sequences(), 0);
+  EXPECT_EQ(sequence.computed, 6) << "the prompt first, as prefill";
+  const StepPlan& plan = player.Plan();
+  ASSERT_EQ(plan.entries.size(), 1u);
+  EXPECT_EQ(plan.entries[0].phase, Phase::kDecode);
+  EXPECT_EQ(plan.entries[0].tokens, output_tokens);
+  EXPECT_EQ(plan.entries[0].recomputed_tokens(), output_tokens - 1) << "the newest is new";
+  EXPECT_TRUE(plan.entries[0].draws);
+}
+
+TEST(SchedulerTest, ChoicesShareFullPromptBlocksAndCopyThePartialOne) {
+  Player player(SmallOptions(), 32);
+  SequenceGroup* group = player.Add(10, 8, /*choices=*/3);  // 2 full blocks and a half
+  const StepPlan& prompt = player.Plan();
+  EXPECT_EQ(prompt.tokens, 10) << "computed once";
+  EXPECT_TRUE(prompt.entries[0].draws_for_all);
+  player.Complete(prompt);
+  EXPECT_EQ(player.pool().blocks_used(), 3);
+  const StepPlan& first = player.Plan();
+  EXPECT_EQ(first.tokens, 3);
+  EXPECT_EQ(first.copy_from.size(), 2u) << "the last of them writes in place";
+  EXPECT_EQ(player.pool().blocks_used(), 5);
+  player.Complete(first);
+  EXPECT_TRUE(player.Plan().copy_from.empty());
+  EXPECT_EQ(group->sequences[0].blocks.blocks()[1], group->sequences[2].blocks.blocks()[1]);
+  EXPECT_NE(group->sequences[0].blocks.blocks()[2], group->sequences[2].blocks.blocks()[2]);
+}
+
+TEST(SchedulerTest, ASequenceThatOutgrowsTheShortRegimePrefillsAnew) {
+  SchedulerOptions options = SmallOptions();
+  options.positions_original = 12;
+  Player player(options, 32);
+  SequenceGroup* group = player.Add(10, 8);
+  Sequence& sequence = group->sequences[0];
+  while (sequence.length() < 13) {
+    EXPECT_EQ(sequence.regime, RopeRegime::kShort);
+    player.Step();
+  }
+  EXPECT_EQ(sequence.regime, RopeRegime::kLong);
+  EXPECT_EQ(sequence.computed, 0);
+  EXPECT_EQ(player.pool().blocks_used(), 0) << "it gave its blocks back";
+  const StepPlan& plan = player.Plan();
+  EXPECT_EQ(plan.tokens, 13);
+  EXPECT_EQ(plan.entries[0].phase, Phase::kPrefill);
+  EXPECT_EQ(plan.entries[0].recomputed_tokens(), 0) << "its own to pay, not overhead";
+  player.Complete(plan);
+  EXPECT_EQ(player.Plan().entries[0].phase, Phase::kDecode);
+}
+
+TEST(SchedulerTest, NothingIsComputedAgainWhenTheCrossingTokenIsTheLast) {
+  SchedulerOptions options = SmallOptions();
+  options.positions_original = 12;
+  Player player(options, 32);
+  SequenceGroup* group = player.Add(10, 3);
+  int32_t tokens = 0;
+  while (group->live_sequences() > 0) tokens += player.Step();
+  EXPECT_EQ(tokens, 12);
+}
+
+TEST(SchedulerTest, TheRegimeIsSettledAtAdmissionWhereThatIsThePolicy) {
+  SchedulerOptions options = SmallOptions();
+  options.positions_original = 12;
+  options.rope_policy = RopePolicy::kAdmission;
+  Player player(options, 32);
+  EXPECT_EQ(player.Add(10, 2)->sequences[0].regime, RopeRegime::kShort);
+  EXPECT_EQ(player.Add(10, 3)->sequences[0].regime, RopeRegime::kLong);
+}
+
+TEST(SchedulerTest, APromptBeyondTheBorderIsLongFromItsFirstChunk) {
+  SchedulerOptions options = SmallOptions();
+  options.positions_original = 12;
+  Player player(options, 32);
+  EXPECT_EQ(player.Add(12, 2)->sequences[0].regime, RopeRegime::kShort);
+  EXPECT_EQ(player.Add(13, 2)->sequences[0].regime, RopeRegime::kLong);
+}
+
+TEST(SchedulerTest, ScoredPromptPositionsAreLimitedByTheLogitRowsLeft) {
+  Player player(SmallOptions(), 64);
+  SequenceGroup* running = player.Add(2, 30);
+  player.Step();
+  SequenceGroup* scored = player.Add(20, 4);
+  scored->wants_prompt_logprobs = true;
+  int32_t rows = 0;
+  while (scored->prompt_scored < 19) {
+    const StepPlan& plan = player.Plan();
+    EXPECT_LE(plan.logit_rows, 8);
+    EXPECT_EQ(TokensOf(plan, running), 1) << "decode comes first";
+    for (const PlanEntry& entry : plan.entries) rows += entry.score_end - entry.score_first;
+    player.Complete(plan);
+  }
+  EXPECT_EQ(rows, 19) << "every prompt token but the first, once";
+}
+
+TEST(SchedulerTest, AStalledSequenceIsLeftOutAndKeepsItsBlocks) {
+  Player player(SmallOptions(), 64);
+  SequenceGroup* slow = player.Add(4, 30);
+  SequenceGroup* other = player.Add(4, 30);
+  player.Step();
+  slow->sequences[0].stalled = true;
+  const int32_t blocks = slow->sequences[0].blocks.size();
+  for (int32_t step = 0; step < 5; ++step) {
+    const StepPlan& plan = player.Plan();
+    EXPECT_EQ(TokensOf(plan, slow), 0);
+    EXPECT_EQ(TokensOf(plan, other), 1);
+    player.Complete(plan);
+  }
+  EXPECT_EQ(slow->sequences[0].blocks.size(), blocks);
+  slow->sequences[0].stalled = false;
+  EXPECT_EQ(TokensOf(player.Plan(), slow), 1);
+}
+
+TEST(SchedulerTest, StalledSequencesDoNotKeepANewcomerFromTheLastBlocks) {
+  Player player(SmallOptions(), 8);
+  SequenceGroup* slow = player.Add(30, 2);
+  while (slow->sequences[0].output_tokens() == 0) player.Step();
+  slow->sequences[0].stalled = true;
+  SequenceGroup* other = player.Add(10, 3);
+  for (int32_t step = 0; step < 5; ++step) player.Step();
+  EXPECT_EQ(other->live_sequences(), 0) << "it ran";
+  EXPECT_EQ(slow->preemptions, 1);
+}
+
+TEST(SchedulerTest, RemovingARequestFreesItsBlocksInEveryState) {
+  Player player(SmallOptions(), 16);
+  SequenceGroup* decoding = player.Add(4, 8);
+  SequenceGroup* shared = player.Add(6, 8, /*choices=*/2);
+  player.Step();
+  SequenceGroup* prefilling = player.Add(30, 8);
+  player.Step();
+  SequenceGroup* waiting = player.Add(8, 8);
+  for (SequenceGroup* group : {waiting, shared, prefilling, decoding}) {
+    player.scheduler().Remove(group, /*tainted=*/false);
+  }
+  EXPECT_EQ(player.pool().blocks_used(), 0);
+  EXPECT_EQ(player.scheduler().sequences_running(), 0);
+  EXPECT_TRUE(player.Plan().empty());
+}
+
+TEST(SchedulerTest, TheSameCallsGiveTheSamePlans) {
+  std::vector<int32_t> traces[2];
+  for (std::vector<int32_t>& trace : traces) {
+    Player player(SmallOptions(), 18);
+    for (int32_t i = 0; i < 6; ++i) player.Add(3 + 5 * i % 17, 10 + i, 1 + i % 2);
+    while (player.scheduler().running() + player.scheduler().waiting() > 0) {
+      const StepPlan& plan = player.Plan();
+      for (const PlanEntry& entry : plan.entries) {
+        trace.insert(trace.end(), {static_cast<int32_t>(entry.group->arrival),
+                                   entry.sequence->choice, entry.first, entry.tokens});
+        const auto blocks = entry.sequence->blocks.blocks();
+        trace.insert(trace.end(), blocks.begin(), blocks.end());
+      }
+      player.Complete(plan);
+    }
+  }
+  EXPECT_EQ(traces[0], traces[1]);
+  EXPECT_GT(traces[0].size(), 100u);
+}
+
+}  // namespace
+}  // namespace tuppence
