@@ -1,5 +1,6 @@
 // bf16 and f16 as bit patterns, and their conversions to and from f32, round to nearest even.
-// Used by the loaders, the quantiser and the CPU backend's plain path.
+// Used by the loaders, the quantiser and the CPU backend. Always inlined: a shared copy could come
+// from a file built for a wider instruction set than the machine has.
 #pragma once
 
 #include <bit>
@@ -15,18 +16,18 @@ struct F16 {
   uint16_t bits = 0;
 };
 
-inline float ToFloat(Bf16 value) {
+[[gnu::always_inline]] inline float ToFloat(Bf16 value) {
   return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16);
 }
 
 // NaN stays NaN (quiet); everything else rounds to nearest even.
-inline Bf16 ToBf16(float value) {
+[[gnu::always_inline]] inline Bf16 ToBf16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return Bf16{static_cast<uint16_t>((bits >> 16) | 0x40)};
   return Bf16{static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
-inline float ToFloat(F16 value) {
+[[gnu::always_inline]] inline float ToFloat(F16 value) {
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
   const uint32_t exponent = (value.bits >> 10) & 0x1fu;
   const uint32_t mantissa = value.bits & 0x3ffu;
@@ -38,7 +39,7 @@ inline float ToFloat(F16 value) {
 }
 
 // Overflow gives infinity; NaN stays NaN (quiet); subnormals are kept.
-inline F16 ToF16(float value) {
+[[gnu::always_inline]] inline F16 ToF16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
   const uint32_t magnitude = bits & 0x7fffffffu;
