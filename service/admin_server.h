@@ -1,0 +1,39 @@
+// AdminServer: plain HTTP for probes and scrapers: GET and HEAD of a few fixed pages. One thread of
+// its own, everything bounded: header bytes, connections, time. Knows nothing of what the pages
+// say. Made by serve before the model is loaded, so that /healthz answers meanwhile.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace tuppence {
+
+struct AdminPage {
+  int status = 200;
+  std::string content_type = "text/plain; charset=utf-8";
+  std::string body = {};
+};
+
+// Path to what makes the page; called on the admin thread, must not block.
+using AdminRoutes = std::map<std::string, std::function<AdminPage()>>;
+
+class AdminServer {
+ public:
+  // UNAVAILABLE naming the address and the way out where it cannot listen. Port 0: any free one.
+  static absl::StatusOr<std::unique_ptr<AdminServer>> Start(const std::string& host, int port,
+                                                            AdminRoutes routes);
+  ~AdminServer();  // closes everything
+
+  int port() const;
+
+ private:
+  class Impl;
+  explicit AdminServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tuppence

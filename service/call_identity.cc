@@ -1,0 +1,68 @@
+#include "service/call_identity.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <random>
+#include <string_view>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "service/rpc_status.h"
+
+namespace tuppence {
+namespace {
+
+constexpr size_t kNameBytesMax = 128;
+
+bool IsPrintable(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) { return c >= 0x20 && c <= 0x7E; });
+}
+
+// "" where the value may be used, else what is wrong with it.
+std::string Fault(const MetadataValue& metadata) {
+  if (metadata.count > 1) {
+    return absl::StrCat("came ", metadata.count, " times; send it once");
+  }
+  if (metadata.value.empty() || metadata.value.size() > kNameBytesMax) {
+    return absl::StrCat("has ", metadata.value.size(), " characters; allowed is 1 to ",
+                        kNameBytesMax, "; shorten it or leave it out");
+  }
+  if (!IsPrintable(metadata.value)) return "holds a character that is not printable ASCII";
+  return "";
+}
+
+}  // namespace
+
+std::string MakeRequestId() {
+  static const uint64_t process = [] {
+    std::random_device device;
+    return (uint64_t{device()} << 32) | device();
+  }();
+  static std::atomic<uint64_t> count = 0;
+  return absl::StrCat(absl::Hex(process, absl::kZeroPad16),
+                      absl::Hex(count.fetch_add(1) + 1, absl::kZeroPad16));
+}
+
+absl::Status ReadIdentity(const MetadataValue& caller_request_id, const std::string& tenant_header,
+                          const MetadataValue& tenant, CallIdentity* identity) {
+  if (identity->request_id.empty()) identity->request_id = MakeRequestId();
+  std::vector<FieldViolation> violations;
+  if (caller_request_id.count > 0) {
+    if (const std::string fault = Fault(caller_request_id); !fault.empty()) {
+      violations.push_back({kCallerRequestIdKey, fault});
+    } else {
+      identity->caller_request_id = caller_request_id.value;
+    }
+  }
+  if (!tenant_header.empty() && tenant.count > 0) {
+    if (const std::string fault = Fault(tenant); !fault.empty()) {
+      violations.push_back({tenant_header, fault});
+    } else {
+      identity->tenant = tenant.value;
+    }
+  }
+  return violations.empty() ? absl::OkStatus() : InvalidFields(violations);
+}
+
+}  // namespace tuppence

@@ -1,0 +1,35 @@
+// CallIdentity: who calls, and the names of the call: the server's id and the caller's own.
+// Read from a call's metadata by every method before anything else. Any thread.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace tuppence {
+
+inline constexpr char kRequestIdKey[] = "tuppence-request-id";
+inline constexpr char kCallerRequestIdKey[] = "x-request-id";
+inline constexpr char kUnknownTenant[] = "unknown";
+
+struct CallIdentity {
+  std::string request_id;         // made here, unique; set even where reading fails
+  std::string caller_request_id;  // "" where the caller sent none
+  std::string tenant = kUnknownTenant;
+};
+
+// One value of a metadata key, or how often it came where that is not once.
+struct MetadataValue {
+  std::string value;
+  int count = 0;
+};
+
+// A new id of 32 hexadecimal digits: 16 drawn once for the process, 16 counted.
+std::string MakeRequestId();
+
+// Fills *identity from the caller's `x-request-id` and, where one is configured, the tenant header.
+// INVALID_ARGUMENT where either came twice or is not 1 to 128 printable ASCII characters.
+absl::Status ReadIdentity(const MetadataValue& caller_request_id, const std::string& tenant_header,
+                          const MetadataValue& tenant, CallIdentity* identity);
+
+}  // namespace tuppence

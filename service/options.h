@@ -1,0 +1,86 @@
+// Options: every setting of `tuppence serve`, with its default. Each is a flag, an environment
+// variable TUPPENCE_<NAME> and a line of the --config file; the flag wins over the variable, the
+// variable over the file. Filled by AddServeFlags, read by serve and model_loader.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace CLI {
+class App;
+}
+
+namespace tuppence {
+
+// What decides how a model is loaded and run; also those of `score --model`.
+struct ModelOptions {
+  std::string model;       // a checkpoint folder, "synthetic:NAME" or "null"
+  std::string model_name;  // "": the folder's name
+  std::string weights = "bf16";
+  int32_t weights_group = 0;  // 0: the type's own
+  std::string kv = "bf16";
+  uint64_t kv_memory_bytes = 0;  // 0: from the memory found
+  std::string kernels = "auto";
+  int threads = 0;  // 0: as found
+  int32_t sequences_max = 256;
+  int32_t step_tokens_max = 512;
+  std::string chat_template = "auto";
+  std::string rope_policy = "exact";
+};
+
+struct ServeOptions {
+  ModelOptions model;
+
+  std::string host = "127.0.0.1";
+  int port = 8033;
+  std::string admin_host = "127.0.0.1";
+  int admin_port = 8034;
+  std::string tls_cert;
+  std::string tls_key;
+  std::string tls_client_ca;
+
+  int64_t queue_requests_max = 4096;
+  int64_t queue_tokens_max = int64_t{4} << 20;
+  int64_t tenant_requests_max = 4096;
+  int64_t tenant_tokens_max = int64_t{4} << 20;
+  std::string tenant_header;
+  bool strict = false;
+
+  uint64_t message_bytes_max = 4 << 20;
+  uint64_t metadata_bytes_max = 16 << 10;
+  uint64_t prompt_bytes_max = 0;  // 0: from the context
+  double deadline_max_seconds = 3600;
+  double stall_seconds = 30;
+  double hang_seconds = 60;
+  double drain_seconds = 30;
+  double keepalive_seconds = 20;
+  double keepalive_timeout_seconds = 10;
+  double connection_age_seconds = 0;  // 0: no limit
+
+  double price_per_hour = -1;  // USD; below 0: no price
+  std::string rate_card_id = "default";
+
+  std::string log_level = "info";
+  bool check = false;
+  std::string config;
+};
+
+void AddModelFlags(CLI::App& app, ModelOptions* options);
+void AddServeFlags(CLI::App& app, ServeOptions* options);
+
+// Puts the settings of a --config file behind the arguments, as flags, but for those that the
+// arguments or the environment set. `app` is the command whose flags these are; arguments[0] is the
+// first after the command's name. INVALID_ARGUMENT for a file that cannot be read, a line that is
+// no setting, a setting that is no flag.
+absl::StatusOr<std::vector<std::string>> WithConfigFile(const CLI::App& app,
+                                                        std::vector<std::string> arguments);
+
+// Kubernetes sets TUPPENCE_PORT=tcp://10.0.0.1:8033 in every pod beside a Service named "tuppence".
+// That is not our port: such values are taken out of the environment. Call it before parsing.
+void DropServiceLinks();
+
+}  // namespace tuppence

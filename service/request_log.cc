@@ -1,0 +1,86 @@
+#include "service/request_log.h"
+
+#include <spdlog/async.h>
+#include <spdlog/logger.h>
+#include <spdlog/sinks/stdout_sinks.h>
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "scheduler/refusal.h"
+#include "service/convert.h"
+
+namespace tuppence {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr size_t kLinesWaitingMax = 8192;
+
+double Milliseconds(int64_t ns) { return static_cast<double>(ns / 1000) / 1000; }
+
+void AddEnd(const RequestEnd& end, Json* line) {
+  Json reasons = Json::array();
+  for (const FinishReason reason : end.finish_reasons) reasons.push_back(NameOf(reason));
+  (*line)["finish_reasons"] = std::move(reasons);
+  (*line)["prompt_tokens"] = end.usage.prompt_tokens;
+  (*line)["cached_tokens"] = end.usage.cached_tokens;
+  (*line)["completion_tokens"] = end.usage.completion_tokens;
+  (*line)["queue_ms"] = Milliseconds(end.usage.queue_ns);
+  (*line)["prefill_ms"] = Milliseconds(end.usage.prefill_ns);
+  (*line)["decode_ms"] = Milliseconds(end.usage.decode_ns);
+  (*line)["time_to_first_token_ms"] = Milliseconds(end.usage.time_to_first_token_ns);
+  (*line)["steps"] = end.usage.steps;
+  (*line)["preemptions"] = end.usage.preemptions;
+  (*line)["machine_ns"] = end.cost.machine_ns;
+  if (end.cost.has_rate) {
+    (*line)["cost_nanousd"] = end.cost.cost_nanousd;
+    (*line)["rate_card_id"] = end.cost.rate_card_id;
+  }
+}
+
+}  // namespace
+
+std::string FormatRecord(const CallRecord& record) {
+  Json line;
+  line["time"] = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::FromUnixNanos(record.ended_utc_ns),
+                                  absl::UTCTimeZone());
+  line["event"] = "request";
+  line["method"] = std::string(record.method);
+  line["request_id"] = record.identity->request_id;
+  if (!record.identity->caller_request_id.empty()) {
+    line["caller_request_id"] = record.identity->caller_request_id;
+  }
+  line["tenant"] = record.identity->tenant;
+  line["outcome"] = absl::StatusCodeToString(record.status->code());
+  if (const auto refusal = RefusalOf(*record.status); refusal.has_value()) {
+    line["reason"] = refusal->reason;
+  }
+  line["total_ms"] = Milliseconds(record.total_ns);
+  if (record.end != nullptr) AddEnd(*record.end, &line);
+  return line.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
+}
+
+RequestLog::RequestLog(std::shared_ptr<spdlog::logger> logger) : logger_(std::move(logger)) {}
+
+RequestLog::~RequestLog() {
+  if (logger_ != nullptr) logger_->flush();
+}
+
+void RequestLog::Write(const CallRecord& record) {
+  if (logger_ != nullptr) logger_->info(FormatRecord(record));
+}
+
+std::shared_ptr<spdlog::logger> MakeStdoutLogger() {
+  spdlog::init_thread_pool(kLinesWaitingMax, 1);
+  auto logger = std::make_shared<spdlog::async_logger>(
+      "requests", std::make_shared<spdlog::sinks::stdout_sink_mt>(), spdlog::thread_pool(),
+      spdlog::async_overflow_policy::overrun_oldest);
+  logger->set_pattern("%v");
+  logger->flush_on(spdlog::level::info);
+  return logger;
+}
+
+}  // namespace tuppence

@@ -1,0 +1,47 @@
+// rpc_status: absl::Status, with what it carries, to grpc::Status with google.rpc details. The one
+// place that maps failures to codes and details. Any thread.
+//
+// Details of an error: BadRequest (which fields), ErrorInfo (reason, domain "tuppence", limits with
+// their units in the keys), RetryInfo (when), QuotaFailure (whose), RequestInfo (which call).
+#pragma once
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "model/sampling_params.h"
+#include "scheduler/refusal.h"
+
+namespace grpc {
+class Status;
+}
+
+namespace tuppence {
+
+inline constexpr char kErrorDomain[] = "tuppence";
+
+// Reasons of the service's own refusals; the engine's are in scheduler/refusal.h.
+namespace reason {
+inline constexpr char kInvalidFields[] = "INVALID_FIELDS";        // INVALID_ARGUMENT
+inline constexpr char kMalformedMessage[] = "MALFORMED_MESSAGE";  // INVALID_ARGUMENT
+inline constexpr char kModelNotFound[] = "MODEL_NOT_FOUND";       // NOT_FOUND
+inline constexpr char kNoTokenizer[] = "NO_TOKENIZER";            // FAILED_PRECONDITION
+inline constexpr char kNoChatTemplate[] = "NO_CHAT_TEMPLATE";     // FAILED_PRECONDITION
+}  // namespace reason
+
+// A refusal that a retry does not help: its reason, and the numbers behind it.
+Refusal Because(const char* reason, std::vector<std::pair<std::string, std::string>> metadata = {});
+
+// INVALID_ARGUMENT for these fields. The message names the first and counts the rest; the details
+// carry the first sixteen. Requires: not empty.
+absl::Status InvalidFields(const std::vector<FieldViolation>& violations,
+                           const Refusal& refusal = Because(reason::kInvalidFields));
+
+grpc::Status ToGrpcStatus(const absl::Status& status, const std::string& request_id);
+
+// What `grpc-retry-pushback-ms` should say; none where a retry is not what helps.
+std::optional<int64_t> RetryPushbackMs(const absl::Status& status);
+
+}  // namespace tuppence

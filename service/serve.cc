@@ -1,0 +1,305 @@
+#include "service/serve.h"
+
+#include <google/protobuf/stubs/logging.h>
+#include <grpc/support/log.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "scheduler/admission.h"
+#include "scheduler/clock.h"
+#include "scheduler/engine.h"
+#include "service/admin_server.h"
+#include "service/call_registry.h"
+#include "service/metrics.h"
+#include "service/model_loader.h"
+#include "service/request_log.h"
+#include "service/server.h"
+#include "service/service_counters.h"
+#include "service/service_parts.h"
+#include "service/signals.h"
+#include "service/version.h"
+
+namespace tuppence {
+namespace {
+
+constexpr int kCouldNotStart = 1;
+constexpr int kEngineFailed = 3;
+constexpr int64_t kSecond = 1'000'000'000;
+constexpr int64_t kLookNs = 200'000'000;         // how often the main thread looks at the engine
+constexpr int64_t kLastWordsNs = 2'000'000'000;  // for final messages to leave after the drain
+constexpr int64_t kPromptBytesPerToken = 32;
+
+int64_t Ns(double seconds) { return std::llround(seconds * kSecond); }
+
+// Everything for people goes to standard error; standard output carries the request lines alone.
+void SetUpLogging(const std::string& level) {
+  auto logger =
+      std::make_shared<spdlog::logger>("serve", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%eZ %l: %v", spdlog::pattern_time_type::utc);
+  logger->set_level(spdlog::level::from_str(level));
+  spdlog::set_default_logger(std::move(logger));
+  gpr_set_log_function([](gpr_log_func_args* args) {
+    const bool error = args->severity == GPR_LOG_SEVERITY_ERROR;
+    spdlog::log(error ? spdlog::level::warn : spdlog::level::debug, "gRPC: {}", args->message);
+  });
+  // A malformed request is its caller's business and answered there; no caller fills our log.
+  google::protobuf::SetLogHandler(
+      [](google::protobuf::LogLevel, const char*, int, const std::string& message) {
+        spdlog::debug("protobuf: {}", message);
+      });
+}
+
+AdmissionLimits AdmissionOf(const ServeOptions& options) {
+  AdmissionLimits limits;
+  limits.requests_max = options.queue_requests_max;
+  limits.prompt_tokens_max = options.queue_tokens_max;
+  limits.tenant_requests_max = options.tenant_requests_max;
+  limits.tenant_prompt_tokens_max = options.tenant_tokens_max;
+  return limits;
+}
+
+CallLimits CallLimitsOf(const ServeOptions& options, const ServedModel& model) {
+  CallLimits limits;
+  limits.deadline_max_ns = Ns(options.deadline_max_seconds);
+  limits.prompt_bytes_max =
+      options.prompt_bytes_max > 0
+          ? static_cast<int64_t>(options.prompt_bytes_max)
+          : std::min<int64_t>(kPromptBytesPerToken * model.context_tokens,
+                              static_cast<int64_t>(options.message_bytes_max));
+  limits.tenant_header = absl::AsciiStrToLower(options.tenant_header);
+  limits.strict = options.strict;
+  return limits;
+}
+
+ServerOptions ServerOptionsOf(const ServeOptions& options) {
+  ServerOptions server;
+  server.host = options.host;
+  server.port = options.port;
+  server.tls = {options.tls_cert, options.tls_key, options.tls_client_ca};
+  server.message_bytes_max = static_cast<int64_t>(options.message_bytes_max);
+  server.metadata_bytes_max = static_cast<int64_t>(options.metadata_bytes_max);
+  server.keepalive_ns = Ns(options.keepalive_seconds);
+  server.keepalive_timeout_ns = Ns(options.keepalive_timeout_seconds);
+  server.connection_age_max_ns = Ns(options.connection_age_seconds);
+  server.stall_ns = Ns(options.stall_seconds);
+  server.hang_ns = Ns(options.hang_seconds);
+  return server;
+}
+
+void SetEngineOptions(const ServeOptions& options, int64_t started_ns, EngineOptions* engine) {
+  engine->inbox_max = static_cast<int32_t>(
+      std::min<int64_t>(options.queue_requests_max, std::numeric_limits<int32_t>::max()));
+  engine->stall_limit_ns = Ns(options.stall_seconds);
+  engine->process_start_ns = started_ns;
+  if (options.price_per_hour >= 0) {
+    engine->rate_card = {options.rate_card_id, std::llround(options.price_per_hour * 1e6)};
+  }
+}
+
+absl::StatusOr<std::unique_ptr<LoadedModel>> LoadAndTell(const ServeOptions& options) {
+  LoadOptions load{.model = options.model, .progress = {}};
+  int64_t told = 0;
+  load.progress = [&told](int64_t done, int64_t total) {
+    const int64_t tenth = total > 0 ? done * 10 / total : 10;
+    if (tenth > told) spdlog::info("loading weights: {} %", tenth * 10);
+    told = std::max(told, tenth);
+  };
+  absl::StatusOr<std::unique_ptr<LoadedModel>> loaded = LoadModel(load);
+  if (!loaded.ok()) return loaded;
+  const ServedModel& model = (*loaded)->served;
+  spdlog::info(
+      "tuppence {} serves {}: {} million parameters, context {} tokens, weights {}, "
+      "keys and values {}",
+      kVersion, model.name, model.parameters / 1'000'000, model.context_tokens, model.weight_type,
+      model.kv_type);
+  for (const std::string& note : (*loaded)->notes) spdlog::info("{}", note);
+  if (!(*loaded)->memory_plan.empty()) {
+    spdlog::info("memory:");
+    for (const absl::string_view line :
+         absl::StrSplit((*loaded)->memory_plan, '\n', absl::SkipEmpty())) {
+      spdlog::info("{}", std::string(line));
+    }
+  }
+  return loaded;
+}
+
+// Pages that answer from the first second; what they say of the service comes once there is one.
+struct AdminState {
+  std::atomic<const Server*> server = nullptr;
+  std::atomic<const ServiceParts*> parts = nullptr;
+};
+
+AdminRoutes Pages(const AdminState* state) {
+  constexpr char kMetricsType[] = "text/plain; version=0.0.4; charset=utf-8";
+  const auto judge = [state](bool Readiness::*asked) {
+    const Server* server = state->server.load();
+    if (server == nullptr) {
+      return AdminPage{.status = asked == &Readiness::live ? 200 : 503,
+                       .body = "loading the model\n"};
+    }
+    const Readiness verdict = server->readiness();
+    return verdict.*asked ? AdminPage{.body = "ok\n"}
+                          : AdminPage{.status = 503, .body = verdict.reason + "\n"};
+  };
+  return {{"/", [] { return AdminPage{.body = "/healthz\n/readyz\n/metrics\n"}; }},
+          {"/healthz", [judge] { return judge(&Readiness::live); }},
+          {"/readyz", [judge] { return judge(&Readiness::ready); }},
+          {"/metrics", [state] {
+             const ServiceParts* parts = state->parts.load();
+             if (parts == nullptr) return AdminPage{.status = 503, .body = "loading the model\n"};
+             return AdminPage{.content_type = kMetricsType, .body = FormatMetrics(*parts)};
+           }}};
+}
+
+// Takes no new requests, lets the running ones finish in time, ends the rest. A second signal makes
+// the time up at once.
+void Drain(const ServeOptions& options, const Clock& clock, Signals* signals, Server* server,
+           Engine* engine) {
+  const int seen = signals->count();
+  spdlog::info("draining: no new requests; running ones have {} seconds", options.drain_seconds);
+  server->SetNotServing();
+  engine->BeginDrain(clock.NowNs() + Ns(options.drain_seconds));
+  bool forced = false;
+  while (!engine->drained()) {
+    if (signals->WaitForMoreThan(seen, 20'000'000) > seen && !forced) {
+      forced = true;
+      spdlog::warn("second signal: ending the requests that still run");
+      engine->BeginDrain(clock.NowNs());
+    }
+  }
+  server->Stop(kLastWordsNs);
+  const AccountTotals accounts = engine->Snapshot().accounts;
+  spdlog::info("drained: {:.1f} s of machine time for requests, {:.1f} s idle",
+               accounts.request_ns / 1e9, accounts.idle_ns / 1e9);
+}
+
+// Serves until a signal or the engine's failure. The exit code.
+int ServeUntilStopped(const ServeOptions& options, const Clock& clock, Signals* signals,
+                      Server* server, Engine* engine) {
+  while (signals->WaitForMoreThan(0, kLookNs) == 0) {
+    if (!engine->Snapshot().failed) continue;
+    spdlog::error("the engine has failed; ending, so that a new process can start");
+    server->SetNotServing();
+    server->Stop(kLastWordsNs);
+    return kEngineFailed;
+  }
+  Drain(options, clock, signals, server, engine);
+  return 0;
+}
+
+int Fail(const absl::Status& status) {
+  spdlog::error("{}", std::string(status.message()));
+  return kCouldNotStart;
+}
+
+absl::Status CheckFiles(const ServeOptions& options) {
+  if (options.tls_cert.empty() && options.tls_key.empty() && options.tls_client_ca.empty()) {
+    return absl::OkStatus();
+  }
+  return ReadTls({options.tls_cert, options.tls_key, options.tls_client_ca}).status();
+}
+
+void TellAddresses(const ServeOptions& options, const Server& server, const AdminServer& admin) {
+  spdlog::info("gRPC on {}:{}{}", options.host, server.port(),
+               !server.uses_tls()              ? ", plain text"
+               : options.tls_client_ca.empty() ? ", TLS"
+                                               : ", mutual TLS");
+  spdlog::info("admin HTTP on {}:{}: /healthz /readyz /metrics", options.admin_host, admin.port());
+  if (options.price_per_hour >= 0) {
+    spdlog::info("price: {} USD an hour (rate card \"{}\")", options.price_per_hour,
+                 options.rate_card_id);
+  } else {
+    spdlog::info("price: none; answers carry machine time, --price-per-hour adds money");
+  }
+}
+
+void PrintSettings(const CLI::App& flags) {
+  for (const CLI::Option* option : flags.get_options()) {
+    if (option->get_lnames().empty() || option->get_lnames()[0] == "help") continue;
+    const std::string value =
+        option->count() > 0 ? option->results().back() : option->get_default_str();
+    std::printf("%s = %s\n", option->get_lnames()[0].c_str(), value.c_str());
+  }
+  std::fflush(stdout);
+}
+
+int Check(const ServeOptions& options, const CLI::App& flags) {
+  PrintSettings(flags);
+  if (absl::Status status = CheckFiles(options); !status.ok()) return Fail(status);
+  const auto loaded = LoadAndTell(options);
+  if (!loaded.ok()) return Fail(loaded.status());
+  spdlog::info("everything was checked; nothing is served because of --check");
+  return 0;
+}
+
+int Serve(const ServeOptions& options) {
+  const SteadyClock clock;
+  const int64_t started_ns = clock.NowNs();
+  Signals signals;
+  AdminState state;
+  if (absl::Status status = CheckFiles(options); !status.ok()) return Fail(status);
+  auto admin = AdminServer::Start(options.admin_host, options.admin_port, Pages(&state));
+  if (!admin.ok()) return Fail(admin.status());
+  auto loaded = LoadAndTell(options);
+  if (!loaded.ok()) return Fail(loaded.status());
+
+  EngineOptions engine_options = (*loaded)->engine;
+  SetEngineOptions(options, started_ns, &engine_options);
+  AdmissionControl admission(AdmissionOf(options));
+  Engine engine(engine_options, (*loaded)->executor(), (*loaded)->served.tokenizer.get(), &clock);
+  CallRegistry calls;
+  ServiceCounters counters;
+  RequestLog log(MakeStdoutLogger());
+  const ServiceParts parts{.model = &(*loaded)->served,
+                           .engine = &engine,
+                           .admission = &admission,
+                           .clock = &clock,
+                           .calls = &calls,
+                           .log = &log,
+                           .counters = &counters,
+                           .limits = CallLimitsOf(options, (*loaded)->served)};
+  engine.Start();
+  auto server = Server::Start(ServerOptionsOf(options), parts);
+  if (!server.ok()) return Fail(server.status());
+  TellAddresses(options, **server, **admin);
+  signals.SetGraceful(true);
+  state.parts = &parts;
+  state.server = server->get();
+  spdlog::info("ready after {:.1f} seconds; Ctrl-C drains and ends",
+               (clock.NowNs() - started_ns) / 1e9);
+  const int code = ServeUntilStopped(options, clock, &signals, server->get(), &engine);
+  admin->reset();  // its pages look at the parts below
+  engine.Stop();
+  return code;
+}
+
+}  // namespace
+
+CLI::App* AddServeCommand(CLI::App& app, int* exit_code) {
+  CLI::App* command = app.add_subcommand("serve", "Serve a Phi-3 model over gRPC");
+  auto options = std::make_shared<ServeOptions>();
+  AddServeFlags(*command, options.get());
+  command->footer(
+      "Each flag may also come from TUPPENCE_<NAME>, as TUPPENCE_DRAIN_SECONDS=60, or from a line\n"
+      "drain-seconds = 60 of the --config file. A flag wins over the variable, the variable over "
+      "the file.");
+  command->callback([command, options, exit_code] {
+    SetUpLogging(options->log_level);
+    *exit_code = options->check ? Check(*options, *command) : Serve(*options);
+  });
+  return command;
+}
+
+}  // namespace tuppence

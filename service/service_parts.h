@@ -1,0 +1,37 @@
+// ServiceParts: what every call works with, and the limits it keeps. Put together by serve (or a
+// test), outlives the server; each part is safe on any thread.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace tuppence {
+
+class AdmissionControl;
+class CallRegistry;
+class Clock;
+class Engine;
+class RequestLog;
+class ServiceCounters;
+struct ServedModel;
+
+struct CallLimits {
+  int64_t deadline_max_ns = int64_t{3600} * 1'000'000'000;  // later or absent deadlines become this
+  int64_t prompt_bytes_max = 1 << 20;                       // refused by size before tokenising
+  int64_t messages_max = 1024;                              // of one chat
+  std::string tenant_header;  // lower case; "": every caller is tenant "unknown"
+  bool strict = false;        // unknown fields are refused
+};
+
+struct ServiceParts {
+  const ServedModel* model = nullptr;
+  Engine* engine = nullptr;
+  AdmissionControl* admission = nullptr;
+  const Clock* clock = nullptr;
+  CallRegistry* calls = nullptr;
+  RequestLog* log = nullptr;
+  ServiceCounters* counters = nullptr;
+  CallLimits limits;
+};
+
+}  // namespace tuppence

@@ -1,0 +1,128 @@
+#include "service/token_calls.h"
+
+#include <grpcpp/support/server_callback.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "scheduler/admission.h"
+#include "scheduler/clock.h"
+#include "service/call_identity.h"
+#include "service/convert.h"
+#include "service/prompt.h"
+#include "service/request_log.h"
+#include "service/rpc_call.h"
+#include "service/rpc_status.h"
+#include "service/service_counters.h"
+#include "service/version.h"
+
+namespace tuppence {
+namespace {
+
+absl::Status Tokenize(const ServiceParts& parts, const CallIdentity& identity,
+                      v1::TokenizeRequest* request, v1::TokenizeResponse* response) {
+  const ServedModel& model = *parts.model;
+  std::vector<FieldViolation> violations;
+  Prompt prompt = TakePrompt(request, &violations);
+  if (absl::Status status = CheckModelName(request->model(), model); !status.ok()) return status;
+  if (absl::Status status = CheckPromptKind(prompt, model); !status.ok()) return status;
+  CheckPrompt(prompt, model, parts.limits, &violations);
+  if (!violations.empty()) return InvalidFields(violations);
+  // Tokenising is work, so it takes a place like a Generate call, for as long as it lasts.
+  const auto hold = parts.admission->Reserve(identity.tenant, PromptTokensBound(prompt, model));
+  if (!hold.ok()) return hold.status();
+  const absl::StatusOr<std::vector<int32_t>> ids = TokenisePrompt(std::move(prompt), model);
+  if (!ids.ok()) return ids.status();
+  response->mutable_token_ids()->Add(ids->begin(), ids->end());
+  for (const int32_t id : *ids) {
+    const std::string_view bytes = model.tokenizer->TokenBytes(id);
+    response->add_token_bytes(bytes.data(), bytes.size());
+  }
+  response->set_context_tokens(model.context_tokens);
+  return absl::OkStatus();
+}
+
+absl::Status Detokenize(const ServiceParts& parts, const CallIdentity&,
+                        v1::DetokenizeRequest* request, v1::DetokenizeResponse* response) {
+  const ServedModel& model = *parts.model;
+  if (absl::Status status = CheckModelName(request->model(), model); !status.ok()) return status;
+  if (model.tokenizer == nullptr) {
+    return RefusalStatus(absl::StatusCode::kFailedPrecondition,
+                         absl::StrCat("text needs a tokenizer, and this model is served without "
+                                      "one (",
+                                      model.tokenizer_missing_why,
+                                      "); turn the ids into text with the model's own tools"),
+                         Because(reason::kNoTokenizer));
+  }
+  const std::vector<int32_t> ids(request->token_ids().begin(), request->token_ids().end());
+  std::vector<FieldViolation> violations;
+  CheckTokenIds(ids, "token_ids", model, &violations);
+  if (!violations.empty()) return InvalidFields(violations);
+  response->set_text(model.tokenizer->Decode(ids, !request->keep_special_tokens()));
+  return absl::OkStatus();
+}
+
+absl::Status GetModel(const ServiceParts& parts, const CallIdentity&, v1::GetModelRequest*,
+                      v1::GetModelResponse* response) {
+  ToProto(*parts.model, kVersion, response);
+  return absl::OkStatus();
+}
+
+// Parses, answers, counts and logs: what the three methods share.
+template <typename Request, typename Response, typename Answer>
+grpc::ServerUnaryReactor* Serve(Method method, const ServiceParts& parts,
+                                grpc::CallbackServerContext* context, const grpc::ByteBuffer& bytes,
+                                grpc::ByteBuffer* out, Answer answer) {
+  const int64_t received_ns = parts.clock->NowNs();
+  CallIdentity identity;
+  Request request;
+  Response response;
+  absl::Status status = ReadIdentity(*context, parts.limits, &identity);
+  if (status.ok()) status = ReadDeadline(*context, parts.limits, *parts.clock).status();
+  if (status.ok()) status = ParseMessage(bytes, parts.limits, &request);
+  if (status.ok()) status = answer(parts, identity, &request, &response);
+  if (status.ok()) {
+    SerialiseMessage(response, out);
+    context->AddInitialMetadata(kRequestIdKey, identity.request_id);
+  }
+  AddTrailers(identity, status, context);
+  parts.counters->CountEnded(method, static_cast<int>(status.code()));
+  parts.log->Write({.method = kMethodNames[static_cast<int>(method)],
+                    .identity = &identity,
+                    .status = &status,
+                    .ended_utc_ns = parts.clock->UtcNs(),
+                    .total_ns = parts.clock->NowNs() - received_ns});
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(status, identity.request_id));
+  return reactor;
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* AnswerTokenize(const ServiceParts& parts,
+                                         grpc::CallbackServerContext* context,
+                                         const grpc::ByteBuffer* request,
+                                         grpc::ByteBuffer* response) {
+  return Serve<v1::TokenizeRequest, v1::TokenizeResponse>(Method::kTokenize, parts, context,
+                                                          *request, response, Tokenize);
+}
+
+grpc::ServerUnaryReactor* AnswerDetokenize(const ServiceParts& parts,
+                                           grpc::CallbackServerContext* context,
+                                           const grpc::ByteBuffer* request,
+                                           grpc::ByteBuffer* response) {
+  return Serve<v1::DetokenizeRequest, v1::DetokenizeResponse>(Method::kDetokenize, parts, context,
+                                                              *request, response, Detokenize);
+}
+
+grpc::ServerUnaryReactor* AnswerGetModel(const ServiceParts& parts,
+                                         grpc::CallbackServerContext* context,
+                                         const grpc::ByteBuffer* request,
+                                         grpc::ByteBuffer* response) {
+  return Serve<v1::GetModelRequest, v1::GetModelResponse>(Method::kGetModel, parts, context,
+                                                          *request, response, GetModel);
+}
+
+}  // namespace tuppence
