@@ -1,0 +1,187 @@
+#include "tests/service/service_harness.h"
+
+#include <grpcpp/grpcpp.h>
+#include <spdlog/logger.h>
+#include <spdlog/sinks/ostream_sink.h>
+
+#include <chrono>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "model/check.h"
+
+namespace tuppence {
+namespace {
+
+constexpr int32_t kBlocks = 2048;
+
+ServedModel MakeModel(const HarnessOptions& options) {
+  ServedModel model;
+  model.name = "demo";
+  model.context_tokens = options.engine.context_tokens;
+  model.vocab = 4032;
+  auto tokenizer = Tokenizer::Load(DemoCheckpoint(), model.vocab);
+  CHECK(tokenizer.ok());
+  const auto mapped = (*tokenizer)->mapped_ids();
+  model.mapped_ids.assign(mapped.begin(), mapped.end());
+  if (options.tokenizer) {
+    model.tokenizer = *tokenizer;
+  } else {
+    model.tokenizer_missing_why = "its checkpoint has no tokenizer";
+    model.template_missing_why = model.tokenizer_missing_why;
+  }
+  if (options.tokenizer && options.chat_template == "auto") {
+    auto chat_template = ChatTemplate::Recognise(**tokenizer);
+    CHECK(chat_template.ok());
+    model.chat_template = *chat_template;
+    model.stop_ids = {chat_template->end_id()};
+  } else if (options.tokenizer) {
+    model.template_missing_why = "it was started with --chat-template none";
+  }
+  model.weight_type = "null";
+  return model;
+}
+
+ServerOptions OnFreePort(ServerOptions options) {
+  options.port = 0;
+  return options;
+}
+
+std::shared_ptr<spdlog::logger> LoggerInto(std::ostringstream* text) {
+  auto logger = std::make_shared<spdlog::logger>(
+      "test", std::make_shared<spdlog::sinks::ostream_sink_mt>(*text, /*force_flush=*/true));
+  logger->set_pattern("%v");
+  return logger;
+}
+
+}  // namespace
+
+absl::Status PacedExecutor::Wait(std::span<SampledToken> tokens) {
+  while (held) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  if (step_us > 0) std::this_thread::sleep_for(std::chrono::microseconds(step_us));
+  if (failing) return absl::InternalError("the device was lost");
+  const absl::Status status = tokens_.Wait(tokens);
+  if (not_finite) {
+    for (SampledToken& token : tokens) token.not_finite = true;
+  }
+  return status;
+}
+
+HarnessOptions::HarnessOptions() {
+  engine.context_tokens = 2048;
+  engine.blocks = kBlocks;
+  engine.sequences_max = 64;
+  engine.logit_rows_max = 64;
+  engine.rate_card = {"test-card", 526'000};
+}
+
+ServiceHarness::ServiceHarness(HarnessOptions options)
+    : model(MakeModel(options)),
+      executor(model.vocab),
+      admission(options.admission),
+      engine(options.engine, &executor, model.tokenizer.get(), &clock),
+      log_lines(LoggerInto(&log_text_)) {
+  parts = {.model = &model,
+           .engine = &engine,
+           .admission = &admission,
+           .clock = &clock,
+           .calls = &calls,
+           .log = &log_lines,
+           .counters = &counters,
+           .limits = options.limits};
+  engine.Start();
+  auto started = Server::Start(OnFreePort(options.server), parts);
+  if (!started.ok()) std::cerr << started.status() << std::endl;
+  CHECK(started.ok());
+  server = *std::move(started);
+  if (server->uses_tls()) return;
+  channel_ = NewChannel(address());
+  const auto good = Generate(GoodRequest());
+  CHECK_EQ(good->Wait().code,
+           options.tokenizer && options.chat_template == "auto" ? kOk : kFailedPrecondition);
+  if (good->Wait().code == kOk) good_answer_ = good->token_ids();
+}
+
+ServiceHarness::~ServiceHarness() {
+  executor.held = false;
+  server->Stop(0);
+  engine.Stop();
+}
+
+std::string ServiceHarness::address() const { return absl::StrCat("127.0.0.1:", server->port()); }
+
+std::unique_ptr<OngoingCall> ServiceHarness::Start(const v1::GenerateRequest& request,
+                                                   CallOptions options) {
+  return std::make_unique<OngoingCall>(channel_, request, options);
+}
+
+std::unique_ptr<OngoingCall> ServiceHarness::Generate(const v1::GenerateRequest& request,
+                                                      CallOptions options) {
+  auto call = Start(request, std::move(options));
+  call->Wait();
+  return call;
+}
+
+CallEnd ServiceHarness::CallBytes(const std::string& method, const std::string& request,
+                                  std::string* response, CallOptions options) {
+  return CallWithBytes(channel_, absl::StrCat("/tuppence.v1.Inference/", method), request, response,
+                       options);
+}
+
+v1::GenerateRequest ServiceHarness::GoodRequest() {
+  v1::GenerateRequest request;
+  v1::ChatMessage* message = request.mutable_chat()->add_messages();
+  message->set_role(v1::ROLE_USER);
+  message->set_content("Where is my order 48213?");
+  request.mutable_sampling()->set_max_tokens(4);
+  request.mutable_sampling()->set_seed(7);
+  request.mutable_sampling()->set_ignore_eos(true);
+  request.mutable_output()->set_token_ids(true);
+  return request;
+}
+
+void ServiceHarness::ExpectAtRest() {
+  for (int i = 0; i < 5000; ++i) {
+    const EngineSnapshot now = engine.Snapshot();
+    if (now.running == 0 && now.waiting == 0 && now.blocks_used == 0 &&
+        admission.snapshot().requests == 0 && calls.size() == 0) {
+      break;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  const EngineSnapshot now = engine.Snapshot();
+  EXPECT_EQ(now.running, 0);
+  EXPECT_EQ(now.waiting, 0);
+  EXPECT_EQ(now.blocks_used, 0);
+  EXPECT_EQ(admission.snapshot().requests, 0);
+  EXPECT_EQ(admission.snapshot().prompt_tokens, 0);
+  EXPECT_EQ(calls.size(), 0);
+}
+
+void ServiceHarness::ExpectUnharmed() {
+  ExpectAtRest();
+  if (good_answer_.empty()) return;  // no tokenizer: there is no good text request
+  const auto good = Generate(GoodRequest());
+  EXPECT_EQ(good->Wait().code, kOk) << good->Wait().message;
+  EXPECT_EQ(good->token_ids(), good_answer_);
+}
+
+std::string DemoCheckpoint() {
+  return absl::StrCat(TUPPENCE_SOURCE_DIR, "/deploy/demo_model/checkpoint");
+}
+
+std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
+                                          const std::string& service_config) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  if (service_config.empty()) {
+    arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  } else {
+    arguments.SetServiceConfigJSON(service_config);
+  }
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+}  // namespace tuppence
