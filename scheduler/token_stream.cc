@@ -186,6 +186,9 @@ void StreamNotifier::NotifyAll() {
     batch.swap(posted_);
   }
   for (const std::shared_ptr<TokenStream>& stream : batch) stream->Notify();
+  batch.clear();
+  absl::MutexLock lock(&mutex_);
+  if (posted_.empty()) posted_.swap(batch);  // its memory serves again
 }
 
 void StreamNotifier::Run() {
