@@ -6,6 +6,9 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
+# Debian's own Python: the packages that install_deps.sh brings are its, whatever stands first on PATH.
+python=/usr/bin/python3
+
 quick=0
 case "${1:-}" in
   '') ;;
@@ -68,7 +71,7 @@ gtest() {
   rm -f "$report"
   "$@" --gtest_brief=1 --gtest_output="json:$report"
   local code=$?
-  counts=$(python3 - "$report" <<'PY'
+  counts=$("$python" - "$report" <<'PY'
 import json, sys
 try:
     report = json.load(open(sys.argv[1]))
@@ -99,7 +102,7 @@ if build cpu; then
   for name in model ops golden scheduler service end_to_end; do
     gtest "build/cpu/tests/$name/${name}_test"
   done
-  script python3 tests/model/tokenizer_differential.py --count 2000 build/cpu/tests/model/tokenizer_pipe
+  script "$python" tests/model/tokenizer_differential.py --count 2000 build/cpu/tests/model/tokenizer_pipe
 fi
 
 if [ "$quick" -eq 0 ]; then
