@@ -9,12 +9,14 @@ out_of_scope.py; what may be said about an order stands in records.py.
 
 import json
 import random
+import re
 import sys
 from dataclasses import dataclass
 
 import order_questions as orders
 import out_of_scope
 from grammar import expand, roughen
+from keywords import ENDINGS, KEYWORDS, OPENINGS, STATUS_KEYWORDS
 from records import (NUMBER_WANTED_ANSWER, Record, items_answer, not_visible_answer, other_number, random_number,
                      random_record, status_answer)
 from shop_topics import TOPICS
@@ -50,6 +52,16 @@ class _State:
     record: Record | None
     number: str | None = None  # the order under discussion
     number_wanted: bool = False  # the assistant has just asked for it
+
+
+_STATUS_KEYWORDS = tuple(STATUS_KEYWORDS.split("|"))
+# Split outside [...] only: a keyword may hold a choice of its own.
+_TOPIC_KEYWORDS = {topic: tuple(re.split(r"\|(?![^\[]*\])", words)) for topic, words in KEYWORDS.items()}
+
+
+def _loose(keyword: str, rng: random.Random) -> str:
+    """Returns the keyword in a loose frame: the sense is in the keyword, the rest may be anything."""
+    return f"{rng.choice(OPENINGS)} {keyword} {rng.choice(ENDINGS)}{rng.choice(['?', '?', '.', ''])}"
 
 
 def _system_message(record: Record | None, rng: random.Random) -> str | None:
@@ -100,6 +112,8 @@ def _dress(core: str, slots: dict, is_first: bool, rng: random.Random) -> str:
 
 def _order_question(templates: tuple[str, ...], number: str | None, is_first: bool, rng: random.Random) -> str:
     """Returns a question about an order; a number stands inside the question, before it or after it."""
+    if templates is orders.STATUS_QUESTIONS and rng.random() < 0.25:
+        templates = tuple(_loose(keyword, rng) for keyword in rng.sample(_STATUS_KEYWORDS, 1))
     if number is None or rng.random() < 0.68:
         slots = _slots(number, rng)
         return _dress(expand(rng.choice(templates), slots, rng), slots, is_first, rng)
@@ -160,21 +174,21 @@ def _order_turn(state: _State, is_first: bool, rng: random.Random) -> tuple[str,
 def _pick_number(record: Record | None, rng: random.Random) -> str:
     if record is None:
         return random_number(rng)
-    return record.number if rng.random() < 0.72 else other_number(record.number, rng)
+    return record.number if rng.random() < 0.66 else other_number(record.number, rng)
 
 
 def _topic_turn(state: _State, is_first: bool, rng: random.Random) -> tuple[str, str]:
     # Small talk needs few words to learn; the topics that look like order questions need many.
     names = list(TOPICS)
-    weights = [0.5 if name in ("goodbye", "who_are_you", "voucher", "account", "invoice") else
-               1.4 if name in ("returns", "refund", "delivery_terms", "cancel", "problem_item", "opening_hours", "address") else 0.9 for name in names]
+    weights = [0.6 if name in ("goodbye", "voucher", "account", "invoice") else
+               1.4 if name in ("returns", "refund", "delivery_terms", "cancel", "problem_item", "opening_hours", "address") else 1.0 for name in names]
     name = rng.choices(names, weights)[0]
     answer, questions = TOPICS[name]
     number = None
     if rng.random() < 0.4:
         number = state.record.number if state.record and rng.random() < 0.7 else random_number(rng)
     slots = _slots(number, rng)
-    core = expand(rng.choice(questions), slots, rng)
+    core = expand(_loose(rng.choice(_TOPIC_KEYWORDS[name]), rng) if rng.random() < 0.4 else rng.choice(questions), slots, rng)
     record = state.record
     if name == "refund" and record and record.status in ("returned", "refunded") and number in (None, record.number):
         state.number = record.number
@@ -190,21 +204,28 @@ def _decline_turn(is_first: bool, rng: random.Random) -> tuple[str, str]:
     return _dress(expand(rng.choice(out_of_scope.QUESTIONS), slots, rng), slots, is_first, rng), out_of_scope.ANSWER
 
 
+def is_drill(index: int) -> bool:
+    """Returns whether the conversation is one short question, as three of four are: they teach what is being asked."""
+    return index % 4 != 0
+
+
 def conversation(seed: int, index: int) -> list[Message]:
     """Returns conversation `index` of the seed, as chat messages; it always ends with the assistant."""
     rng = random.Random(f"{seed}/{index}")
-    record = random_record(rng) if rng.random() < 0.55 else None
+    drill = is_drill(index)
+    record = random_record(rng) if rng.random() < (0.42 if drill else 0.6) else None
     state = _State(record)
     messages: list[Message] = []
     system = _system_message(record, rng)
     if system is not None:
         messages.append({"role": "system", "content": system})
-    turn_count = rng.choices([1, 2, 3, 4, 6, 9], [54, 24, 12, 6, 3, 1])[0]
+    turn_count = 1 if drill else rng.choices([1, 2, 3, 4, 6, 9], [34, 34, 18, 9, 4, 1])[0]
+    order_share, decline_share = (0.36, 0.20) if drill else (0.50, 0.16)
     for turn in range(turn_count):
         kind = rng.random()
-        if kind < 0.52 or (state.number_wanted and kind < 0.85):
+        if kind < order_share or (state.number_wanted and kind < 0.85):
             question, answer = _order_turn(state, turn == 0, rng)
-        elif kind < 0.84:
+        elif kind < 1 - decline_share:
             question, answer = _topic_turn(state, turn == 0, rng)
         else:
             question, answer = _decline_turn(turn == 0, rng)

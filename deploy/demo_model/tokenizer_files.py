@@ -18,7 +18,8 @@ SPECIAL_TOKENS = (
     "<|endoftext|>", "<|assistant|>", "<|placeholder1|>", "<|placeholder2|>", "<|placeholder3|>", "<|placeholder4|>",
     "<|system|>", "<|end|>", "<|placeholder5|>", "<|placeholder6|>", "<|user|>",
 )
-ENDOFTEXT_ID, ASSISTANT_ID, END_ID = (PIECE_COUNT + SPECIAL_TOKENS.index(t) for t in ("<|endoftext|>", "<|assistant|>", "<|end|>"))
+ENDOFTEXT_ID, ASSISTANT_ID, END_ID, USER_ID = (
+    PIECE_COUNT + SPECIAL_TOKENS.index(token) for token in ("<|endoftext|>", "<|assistant|>", "<|end|>", "<|user|>"))
 # Phi-3.5-mini's published template, unchanged.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'system' and message['content'] %}{{'<|system|>\n' + "
