@@ -52,7 +52,7 @@ def model_bytes(pieces, dummy_prefix):
     return b"".join(piece(*p) for p in pieces) + field(2, trainer) + field(3, normalizer)
 
 
-def made_pieces(rng):
+def made_pieces(rng, unused_characters):
     alphabet = rng.choice(["ab", "abc", "ab\u00e9\u4e2d", "abcdefgh"]) + SPACE * rng.randint(0, 1)
     pieces = [("<unk>", 0.0, UNKNOWN), ("<s>", 0.0, CONTROL), ("</s>", 0.0, CONTROL)]
     pieces += [(f"<0x{b:02X}>", 0.0, BYTE) for b in range(256)]
@@ -64,6 +64,8 @@ def made_pieces(rng):
     levels = rng.choice([1, 3, 1000])
     for text in sorted(texts):
         kind = NORMAL if text == SPACE else rng.choice(kinds)
+        if kind == UNUSED and len(text) == 1 and not unused_characters:
+            kind = NORMAL
         pieces.append((text, -float(rng.randrange(levels)), kind))
     return pieces, alphabet.replace(SPACE, " ")
 
@@ -169,10 +171,14 @@ def main():
         count += texts
         print(f"{os.path.relpath(folder, ROOT)}: {texts} texts, {len(found)} differences")
 
+    # Before 0.2 the package gives out a single character that is marked unused; later versions, which we
+    # follow, spell it in bytes. Published models have no such piece.
+    version = tuple(int(number) for number in sentencepiece.__version__.split(".")[:2])
+    unused_characters = version >= (0, 2)
     models, found = 0, 0
     while count < arguments.count:
         texts = min(MADE_MODELS_TEXTS, arguments.count - count)
-        made, alphabet = made_pieces(rng)
+        made, alphabet = made_pieces(rng, unused_characters)
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "tokenizer.model")
             with open(path, "wb") as file:
