@@ -50,8 +50,8 @@ struct CallEnd {
 };
 
 struct CallOptions {
-  std::optional<int64_t> deadline_ms;  // from now; may be negative
-  std::multimap<std::string, std::string> metadata;
+  std::optional<int64_t> deadline_ms = std::nullopt;  // from now; may be negative
+  std::multimap<std::string, std::string> metadata = {};
   bool gzip = false;
   bool read = true;  // false: takes nothing until Resume
 };

@@ -5,6 +5,7 @@
 #include <spdlog/sinks/ostream_sink.h>
 
 #include <chrono>
+#include <fstream>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -68,6 +69,7 @@ absl::Status PacedExecutor::Wait(std::span<SampledToken> tokens) {
 }
 
 HarnessOptions::HarnessOptions() {
+  engine.idle_beat_ns = 10'000'000;  // an engine that stops sleeps one beat first
   engine.context_tokens = 2048;
   engine.blocks = kBlocks;
   engine.sequences_max = 64;
@@ -168,6 +170,14 @@ void ServiceHarness::ExpectUnharmed() {
 
 std::string DemoCheckpoint() {
   return absl::StrCat(TUPPENCE_SOURCE_DIR, "/deploy/demo_model/checkpoint");
+}
+
+std::string ServiceConfigOfTheExample() {
+  std::ifstream file(absl::StrCat(TUPPENCE_SOURCE_DIR, "/deploy/examples/service_config.json"));
+  std::ostringstream text;
+  text << file.rdbuf();
+  CHECK(!text.str().empty());
+  return text.str();
 }
 
 std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,

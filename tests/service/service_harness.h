@@ -110,6 +110,9 @@ class ServiceHarness {
 // The demo checkpoint of this repository.
 std::string DemoCheckpoint();
 
+// deploy/examples/service_config.json, as it stands.
+std::string ServiceConfigOfTheExample();
+
 // A new channel to an address, plain text, with its own connection; keepalive and limits off.
 std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
                                           const std::string& service_config = "");
