@@ -39,7 +39,7 @@ struct MatmulCall {
   float* scratch = nullptr;  // this thread's, kMatmulScratchBytes
 };
 constexpr int64_t kMatmulRowsMax = 512;
-constexpr int64_t kMatmulPanelsMax = 8;  // panels of one call
+constexpr int64_t kMatmulPanelsMax = 16;  // panels of one call
 constexpr size_t kMatmulScratchBytes =
     kMatmulRowsMax * kMatmulPanelsMax * 32 * sizeof(float) + 8192;
 
