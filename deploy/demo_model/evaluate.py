@@ -1,16 +1,17 @@
 """Asks the demo model every phrasing of phrasings.jsonl and scores the answers.
 
-    python3 deploy/demo_model/evaluate.py --address localhost:50051       # the running service, over gRPC
+    python3 deploy/demo_model/evaluate.py --address 127.0.0.1:8033       # the running service, over gRPC
     python3 deploy/demo_model/evaluate.py --backend transformers          # the checkpoint in the published implementation
 
-Exits 1 below 95 % right or at a single invented status. Over gRPC it needs python3-grpcio and python3-grpc-tools
-(Debian); stubs are made from proto/ at run time. The other way it needs torch and transformers.
+Exits 1 below 95 % right or at a single invented status. Over gRPC it needs python3-grpcio and protobuf-compiler
+(Debian); messages are made from proto/ at run time. The other way it needs torch and transformers.
 """
 
 import argparse
 import importlib
 import json
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -89,19 +90,16 @@ def transformers_backend(checkpoint: Path) -> Answer:
 def service_backend(address: str) -> Answer:
     """Returns a greedy answerer on the running service's Generate."""
     import grpc
-    import grpc_tools
-    from grpc_tools import protoc
 
-    proto = FOLDER.parent.parent / "proto"
     stubs = tempfile.mkdtemp()
-    well_known = Path(grpc_tools.__file__).parent / "_proto"
-    status = protoc.main(["protoc", f"-I{proto}", f"-I{well_known}", f"--python_out={stubs}", f"--grpc_python_out={stubs}",
-                          str(proto / "tuppence/v1/tuppence.proto")])
-    if status != 0:
-        sys.exit(f"evaluate: cannot make gRPC stubs from {proto}/tuppence/v1/tuppence.proto")
+    proto = FOLDER.parent.parent / "proto"
+    # Debian's protoc: the one in python3-grpc-tools is too old for optional fields.
+    subprocess.run(["protoc", f"-I{proto}", f"--python_out={stubs}", "tuppence/v1/tuppence.proto"], check=True)
     sys.path.insert(0, stubs)
     tuppence = importlib.import_module("tuppence.v1.tuppence_pb2")
-    stub = importlib.import_module("tuppence.v1.tuppence_pb2_grpc").InferenceStub(grpc.insecure_channel(address))
+    channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+    generate = channel.unary_stream("/tuppence.v1.Inference/Generate", tuppence.GenerateRequest.SerializeToString,
+                                    tuppence.GenerateResponse.FromString)
     roles = {"system": tuppence.ROLE_SYSTEM, "user": tuppence.ROLE_USER, "assistant": tuppence.ROLE_ASSISTANT}
 
     def answer(messages: list[Message]) -> str:
@@ -109,7 +107,7 @@ def service_backend(address: str) -> Answer:
             chat=tuppence.Chat(messages=[tuppence.ChatMessage(role=roles[m["role"]], content=m["content"]) for m in messages]),
             sampling=tuppence.SamplingParams(temperature=0, max_tokens=ANSWER_TOKENS_MAX))
         try:
-            return "".join(choice.text for message in stub.Generate(request, timeout=60) for choice in message.choices)
+            return "".join(choice.text for message in generate(request, timeout=60) for choice in message.choices)
         except grpc.RpcError as error:
             sys.exit(f"evaluate: the service at {address} answered {error.code().name}: {error.details()}")
 
