@@ -17,7 +17,7 @@ struct Held {
 // Shared by the control and its holds, so that a hold may be the last to go. A tenant without holds
 // leaves the map: it is as large as the tenants being served, whatever names callers make up.
 struct AdmissionHold::Books {
-  mutable absl::Mutex mutex;
+  mutable Mutex mutex;
   Held all ABSL_GUARDED_BY(mutex);
   absl::flat_hash_map<std::string, Held> tenants ABSL_GUARDED_BY(mutex);
   int64_t refused_global ABSL_GUARDED_BY(mutex) = 0;
@@ -61,7 +61,7 @@ AdmissionHold::AdmissionHold(std::shared_ptr<Books> books, std::string tenant,
     : books_(std::move(books)), tenant_(std::move(tenant)), prompt_tokens_(prompt_tokens) {}
 
 AdmissionHold::~AdmissionHold() {
-  absl::MutexLock lock(&books_->mutex);
+  MutexLock lock(&books_->mutex);
   books_->all.requests -= 1;
   books_->all.prompt_tokens -= prompt_tokens_;
   const auto tenant = books_->tenants.find(tenant_);
@@ -72,7 +72,7 @@ AdmissionHold::~AdmissionHold() {
 }
 
 void AdmissionHold::Shrink(int64_t prompt_tokens) {
-  absl::MutexLock lock(&books_->mutex);
+  MutexLock lock(&books_->mutex);
   CHECK_LE(prompt_tokens, prompt_tokens_);
   const int64_t excess = prompt_tokens_ - prompt_tokens;
   books_->all.prompt_tokens -= excess;
@@ -87,7 +87,7 @@ absl::StatusOr<std::shared_ptr<AdmissionHold>> AdmissionControl::Reserve(
     const std::string& tenant, int64_t prompt_tokens_bound) {
   CHECK_GE(prompt_tokens_bound, 0);
   const AdmissionLimits& limits = limits_;
-  absl::MutexLock lock(&books_->mutex);
+  MutexLock lock(&books_->mutex);
   const auto found = books_->tenants.find(tenant);
   const Held own = found == books_->tenants.end() ? Held{} : found->second;
   // The tenant's own cap first: a caller over its share should hear of that, not of the server's.
@@ -124,7 +124,7 @@ absl::StatusOr<std::shared_ptr<AdmissionHold>> AdmissionControl::Reserve(
 }
 
 AdmissionSnapshot AdmissionControl::snapshot() const {
-  absl::MutexLock lock(&books_->mutex);
+  MutexLock lock(&books_->mutex);
   AdmissionSnapshot snapshot;
   snapshot.requests = books_->all.requests;
   snapshot.prompt_tokens = books_->all.prompt_tokens;

@@ -64,7 +64,7 @@ Engine::Engine(const EngineOptions& options, StepExecutor* executor, const Token
   ready_.reserve(options.sequences_max);
   counts_.blocks_total = options.blocks;
   counts_.last_progress_ns = clock->NowNs();
-  absl::MutexLock lock(&snapshot_mutex_);
+  MutexLock lock(&snapshot_mutex_);
   snapshot_ = counts_;
 }
 
@@ -105,12 +105,12 @@ void Engine::BeginDrain(int64_t deadline_ns) {
   inbox_.Wake();
 }
 
-bool Engine::drained() const { return drained_.HasBeenNotified(); }
+bool Engine::drained() const { return drained_.load(std::memory_order_acquire); }
 
 void Engine::Drain(int64_t deadline_ns) {
   CHECK(thread_.joinable());
   BeginDrain(deadline_ns);
-  drained_.WaitForNotification();
+  drained_.wait(false, std::memory_order_acquire);
 }
 
 void Engine::Stop() {
@@ -126,7 +126,7 @@ void Engine::Stop() {
 }
 
 EngineSnapshot Engine::Snapshot() const {
-  absl::MutexLock lock(&snapshot_mutex_);
+  MutexLock lock(&snapshot_mutex_);
   return snapshot_;
 }
 
@@ -141,7 +141,10 @@ bool Engine::Step() {
   counts_.preemptions += plan.preemptions;
   if (plan.empty()) {
     Idle();
-    if (drain_begins && active_.empty() && !drained()) drained_.Notify();
+    if (drain_begins && active_.empty() && !drained()) {
+      drained_.store(true, std::memory_order_release);
+      drained_.notify_all();
+    }
     return false;
   }
   StartPlanned(plan);

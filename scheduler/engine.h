@@ -17,8 +17,6 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
-#include "absl/synchronization/notification.h"
 #include "model/rope_table.h"
 #include "model/tokenizer.h"
 #include "scheduler/active_request.h"
@@ -27,6 +25,7 @@
 #include "scheduler/clock.h"
 #include "scheduler/cost_ledger.h"
 #include "scheduler/inbox.h"
+#include "scheduler/mutex.h"
 #include "scheduler/rate_card.h"
 #include "scheduler/request.h"
 #include "scheduler/scheduler.h"
@@ -162,8 +161,8 @@ class Engine {
   std::shared_ptr<StreamNotifier> notifier_;
   std::atomic<int64_t> drain_deadline_ns_ = kNever;  // kNever: not draining
   std::atomic<bool> stopping_ = false;
-  absl::Notification drained_;
-  mutable absl::Mutex snapshot_mutex_;
+  std::atomic<bool> drained_ = false;
+  mutable Mutex snapshot_mutex_;
   EngineSnapshot snapshot_ ABSL_GUARDED_BY(snapshot_mutex_);
 
   // The engine thread's.

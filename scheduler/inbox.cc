@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/time.h"
 #include "model/check.h"
 #include "scheduler/refusal.h"
 
@@ -16,7 +15,7 @@ Inbox::Inbox(int32_t requests_max, int64_t retry_after_ms)
 }
 
 absl::Status Inbox::Submit(Request request) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (!closed_.ok()) return closed_;
   if (static_cast<int32_t>(requests_.size()) >= requests_max_) {
     Refusal refusal;
@@ -32,6 +31,7 @@ absl::Status Inbox::Submit(Request request) {
   requests_.push_back(std::move(request));
   arrived_.store(true, std::memory_order_release);
   woken_ = true;
+  mutex_.Signal();
   return absl::OkStatus();
 }
 
@@ -46,34 +46,36 @@ void Inbox::WakeForRoom() {
 }
 
 void Inbox::Wake() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   woken_ = true;
+  mutex_.Signal();
 }
 
 void Inbox::Close(absl::Status status) {
   CHECK(!status.ok());
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   closed_ = std::move(status);
   woken_ = true;
+  mutex_.Signal();
 }
 
 void Inbox::Take(std::vector<Request>* requests) {
   CHECK(requests->empty());
   if (!arrived_.load(std::memory_order_acquire)) return;
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   arrived_.store(false, std::memory_order_relaxed);
   requests_.swap(*requests);
 }
 
 void Inbox::Wait(int64_t timeout_ns) {
   if (timeout_ns <= 0) return;
-  absl::MutexLock lock(&mutex_);
-  mutex_.AwaitWithTimeout(absl::Condition(&woken_), absl::Nanoseconds(timeout_ns));
+  MutexLock lock(&mutex_);
+  mutex_.AwaitFor(timeout_ns, [this] { return woken_; });
   woken_ = false;
 }
 
 bool Inbox::closed() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return !closed_.ok();
 }
 

@@ -9,7 +9,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
+#include "scheduler/mutex.h"
 #include "scheduler/request.h"
 
 namespace tuppence {
@@ -44,7 +44,7 @@ class Inbox {
   std::atomic<bool> cancelled_ = false;
   std::atomic<bool> room_ = false;
   std::atomic<bool> arrived_ = false;  // a look without the lock, once per step
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::vector<Request> requests_ ABSL_GUARDED_BY(mutex_);
   absl::Status closed_ ABSL_GUARDED_BY(mutex_);
   bool woken_ ABSL_GUARDED_BY(mutex_) = false;

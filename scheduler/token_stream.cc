@@ -38,9 +38,9 @@ TokenStream::TokenStream(int32_t choices, Limits limits) : limits_(limits) {
 void TokenStream::SetReader(StreamReader* reader) {
   std::shared_ptr<StreamNotifier> notifier;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (caller_ != std::this_thread::get_id()) {
-      mutex_.Await(absl::Condition(this, &TokenStream::CallDone));
+      mutex_.Await([this] { return !calling_; });
     }
     reader_ = reader;
     if (reader == nullptr || notifier_ == nullptr || EmptyLocked()) return;
@@ -54,7 +54,7 @@ void TokenStream::SetReader(StreamReader* reader) {
 
 bool TokenStream::Take(StreamDelta* delta) {
   delta->Clear();
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (delta->choices.size() != gathered_.choices.size()) {
     delta->choices.resize(gathered_.choices.size());
   }
@@ -71,25 +71,25 @@ bool TokenStream::Take(StreamDelta* delta) {
 }
 
 void TokenStream::Cancel() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   cancelled_.store(true, std::memory_order_release);
   if (inbox_ != nullptr) inbox_->WakeForCancel();
 }
 
 void TokenStream::Attach(Inbox* inbox, std::shared_ptr<StreamNotifier> notifier) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   inbox_ = inbox;
   notifier_ = std::move(notifier);
 }
 
 bool TokenStream::HasRoom(int32_t choice) const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return HasRoomLocked(choice);
 }
 
 TokenStream::Appended TokenStream::Append(int32_t choice, int32_t token_id, std::string_view text,
                                           const SampledToken* logprobs) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   ChoiceDelta& delta = gathered_.choices[choice];
   delta.token_ids.push_back(token_id);
   delta.text.append(text);
@@ -101,18 +101,18 @@ TokenStream::Appended TokenStream::Append(int32_t choice, int32_t token_id, std:
 }
 
 void TokenStream::AppendPromptLogprobs(int32_t token_id, const SampledToken& position) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   gathered_.prompt_logprobs.push_back(LogprobsOf(token_id, position));
 }
 
 void TokenStream::FinishChoice(int32_t choice, std::string_view text, FinishReason reason) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   gathered_.choices[choice].text.append(text);
   gathered_.choices[choice].finish_reason = reason;
 }
 
 void TokenStream::End(RequestEnd end) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   CHECK(!ended_);
   ended_ = true;
   gathered_.end = std::move(end);
@@ -120,7 +120,7 @@ void TokenStream::End(RequestEnd end) {
 }
 
 bool TokenStream::ClaimNotice() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (posted_ || EmptyLocked()) return false;
   posted_ = true;
   return true;
@@ -129,7 +129,7 @@ bool TokenStream::ClaimNotice() {
 void TokenStream::Notify() {
   StreamReader* reader = nullptr;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     // Taken since it was posted, or told by an earlier post: nothing to say.
     if (reader_ == nullptr || !posted_ || told_) return;
     told_ = true;
@@ -138,9 +138,10 @@ void TokenStream::Notify() {
     caller_ = std::this_thread::get_id();
   }
   reader->OnReady();
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   calling_ = false;
   caller_ = std::thread::id();
+  mutex_.Signal();
 }
 
 bool TokenStream::HasRoomLocked(int32_t choice) const {
@@ -166,28 +167,30 @@ void StreamNotifier::Start() {
 
 void StreamNotifier::Stop() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     stopping_ = true;
+    mutex_.Signal();
   }
   if (thread_.joinable()) thread_.join();
 }
 
 void StreamNotifier::Post(std::vector<std::shared_ptr<TokenStream>>* ready) {
   if (ready->empty()) return;
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   for (std::shared_ptr<TokenStream>& stream : *ready) posted_.push_back(std::move(stream));
   ready->clear();
+  mutex_.Signal();
 }
 
 void StreamNotifier::NotifyAll() {
   std::vector<std::shared_ptr<TokenStream>> batch;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     batch.swap(posted_);
   }
   for (const std::shared_ptr<TokenStream>& stream : batch) stream->Notify();
   batch.clear();
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (posted_.empty()) posted_.swap(batch);  // its memory serves again
 }
 
@@ -195,8 +198,8 @@ void StreamNotifier::Run() {
   std::vector<std::shared_ptr<TokenStream>> batch;
   while (true) {
     {
-      absl::MutexLock lock(&mutex_);
-      mutex_.Await(absl::Condition(this, &StreamNotifier::HasWork));
+      MutexLock lock(&mutex_);
+      mutex_.Await([this] { return stopping_ || !posted_.empty(); });
       if (posted_.empty()) return;  // stopping, and nothing left to say
       batch.swap(posted_);
     }

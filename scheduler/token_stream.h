@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "model/batch.h"
+#include "scheduler/mutex.h"
 #include "scheduler/request.h"
 
 namespace tuppence {
@@ -105,11 +105,10 @@ class TokenStream : public std::enable_shared_from_this<TokenStream> {
  private:
   bool HasRoomLocked(int32_t choice) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   bool EmptyLocked() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
-  bool CallDone() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !calling_; }
 
   const Limits limits_;
   std::atomic<bool> cancelled_ = false;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   StreamDelta gathered_ ABSL_GUARDED_BY(mutex_);
   bool was_full_ ABSL_GUARDED_BY(mutex_) = false;  // some Append left a choice without room
   bool posted_ ABSL_GUARDED_BY(mutex_) = false;    // handed to the notifier since the last Take ...
@@ -139,10 +138,9 @@ class StreamNotifier {
   void NotifyAll();
 
  private:
-  bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return stopping_ || !posted_.empty(); }
   void Run();
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::vector<std::shared_ptr<TokenStream>> posted_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;

@@ -26,12 +26,13 @@ class Reader : public StreamReader {
     tokens += static_cast<int64_t>(delta_.choices[0].token_ids.size());
     if (!delta_.end.has_value()) return;
     status = delta_.end->status;
-    ended.Notify();
+    ended = true;
+    ended.notify_all();
   }
 
   std::atomic<int64_t> tokens = 0;
   absl::Status status;
-  absl::Notification ended;
+  std::atomic<bool> ended = false;
 
  private:
   std::shared_ptr<TokenStream> stream_;
@@ -65,7 +66,7 @@ TEST(EngineThreadTest, ManyCallersSubmitReadAndCancel) {
         ASSERT_TRUE(engine.Submit(std::move(request)).ok());
         const bool cancels = (i + caller) % 3 == 0;
         if (cancels) stream->Cancel();
-        reader.ended.WaitForNotification();
+        reader.ended.wait(false);
         if (reader.status.ok()) {
           EXPECT_EQ(reader.tokens, 10 + i);
           ++whole;
@@ -98,7 +99,7 @@ TEST(EngineThreadTest, DrainReturnsWhenTheLastRequestHasEnded) {
   EXPECT_TRUE(engine.drained());
   EXPECT_FALSE(engine.Submit(MakeRequest("late", 4, 4)).ok());
   for (const auto& reader : readers) {
-    reader->ended.WaitForNotification();
+    reader->ended.wait(false);
     EXPECT_TRUE(reader->status.ok()) << reader->status;
   }
 }
