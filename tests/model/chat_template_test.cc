@@ -45,12 +45,13 @@ std::string Show(const Tokenizer& tokenizer, const std::vector<PromptPart>& part
 }
 
 TEST(ChatTemplateTest, RecognisesEveryPublishedTemplateByItsText) {
-  for (const auto& [name, source] : Golden()["templates"].items()) {
+  const json templates = Golden()["templates"];
+  for (const auto& [name, source] : templates.items()) {
     const auto recognised = ChatTemplate::Recognise(*LoadWithTemplate(source));
     ASSERT_TRUE(recognised.ok()) << name << ": " << recognised.status();
     EXPECT_EQ(recognised->name(), name);
   }
-  EXPECT_EQ(Golden()["templates"].size(), ChatTemplate::Names().size());
+  EXPECT_EQ(templates.size(), ChatTemplate::Names().size());
 }
 
 TEST(ChatTemplateTest, LayoutInsideTagsDoesNotCount) {
