@@ -3,8 +3,9 @@
 // added_tokens.json). Immutable after Load, so every thread may share one. byte_pair_merge does the
 // merging, added_tokens reads the JSON files; chat_template and stream_decoder build on this.
 //
-// Text never becomes a special token: "<|end|>" typed by a user is seven ordinary pieces. Only the
-// chat template, through PromptPart::special_id, and callers that send token ids can name one.
+// Text never becomes a special or added token: "<|end|>" typed by a user is five ordinary pieces.
+// Only the chat template, through PromptPart::special_id, and callers that send token ids can name
+// one.
 #pragma once
 
 #include <cstdint>
