@@ -1,0 +1,144 @@
+// How the program refuses to start, and how it ends: one clear line and an exit code.
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <filesystem>
+#include <thread>
+
+#include "tests/end_to_end/service_process.h"
+
+namespace tuppence {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+Finished RunServe(const std::string& model, const std::vector<std::string>& flags = {}) {
+  std::vector<std::string> arguments = {kBinary,  "serve", "--model",      model,
+                                        "--port", "0",     "--admin-port", "0"};
+  arguments.insert(arguments.end(), flags.begin(), flags.end());
+  return RunToEnd(arguments, 20);
+}
+
+// The one line that says why; "" when there is not exactly one.
+std::string ErrorLine(const std::string& log) {
+  std::string line;
+  size_t start = 0;
+  int count = 0;
+  while (start < log.size()) {
+    const size_t end = std::min(log.find('\n', start), log.size());
+    const std::string current = log.substr(start, end - start);
+    if (current.find(" error: ") != std::string::npos) {
+      line = current;
+      ++count;
+    }
+    start = end + 1;
+  }
+  return count == 1 ? line : "";
+}
+
+TEST(StartTest, RefusesAPortInUse) {
+  const int holder = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  ASSERT_EQ(bind(holder, reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(listen(holder, 1), 0);
+  ASSERT_EQ(getsockname(holder, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  const std::string port = std::to_string(ntohs(address.sin_port));
+  const std::pair<const char*, const char*> doors[] = {{"--port", "0"}, {"--admin-port", "0"}};
+  for (const auto& [flag, unused] : doors) {
+    // A flag given twice: the last would win or be refused; so each door gets its own command.
+    std::vector<std::string> arguments = {kBinary, "serve", "--model", "null", flag, port};
+    arguments.push_back(std::string(flag) == "--port" ? "--admin-port" : "--port");
+    arguments.push_back(unused);
+    const Finished refused = RunToEnd(arguments, 20);
+    EXPECT_EQ(refused.exit_code, 1) << refused.errors;
+    EXPECT_THAT(ErrorLine(refused.errors), AllOf(HasSubstr(port), HasSubstr("in use")))
+        << refused.errors;
+  }
+  close(holder);
+}
+
+TEST(StartTest, RefusesAMissingFolder) {
+  const Finished refused = RunServe("/nowhere/at/all");
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(ErrorLine(refused.errors), HasSubstr("/nowhere/at/all")) << refused.errors;
+}
+
+TEST(StartTest, RefusesATruncatedModelFile) {
+  const TemporaryFolder folder;
+  const std::string copy = folder.path() + "/model";
+  std::filesystem::copy(kDemoModel, copy);
+  const std::string weights = copy + "/model.safetensors";
+  const auto bytes = std::filesystem::file_size(weights);
+  for (const auto left : {bytes - 1, bytes / 2, uintmax_t{7}, uintmax_t{0}}) {
+    std::filesystem::resize_file(weights, left);
+    const Finished refused = RunServe(copy);
+    EXPECT_EQ(refused.exit_code, 1) << left << " bytes of " << bytes;
+    EXPECT_THAT(ErrorLine(refused.errors), HasSubstr("model.safetensors")) << refused.errors;
+  }
+}
+
+TEST(StartTest, RefusesTooSmallKvMemoryWithTheNumbers) {
+  const Finished refused = RunServe(kDemoModel, {"--kv-memory", "1024"});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(ErrorLine(refused.errors), HasSubstr("--kv-memory")) << refused.errors;
+}
+
+TEST(StartTest, CheckVerifiesAndExits) {
+  const Finished checked = RunServe(kDemoModel, {"--check"});
+  EXPECT_EQ(checked.exit_code, 0) << checked.errors;
+  EXPECT_THAT(checked.output, HasSubstr("kv-memory = "));
+}
+
+TEST(StopTest, SigtermDrainsWhatRunsAndExitsZero) {
+  ServiceProcess service(kDemoModel);
+  ASSERT_TRUE(service.ready()) << service.Story();
+  const std::unique_ptr<Client> client = service.MakeClient();
+  v1::GenerateRequest request = OrderRequest(300);
+  request.mutable_sampling()->set_ignore_eos(true);
+  std::atomic<bool> started = false;
+  absl::Status status;
+  v1::GenerateResponse last;
+  std::thread caller([&] {
+    status = client->Generate(request, [&](const v1::GenerateResponse& message) {
+      started = true;
+      last = message;
+    });
+  });
+  EXPECT_TRUE(WaitUntil(10, [&started] { return started.load(); }));
+  service.process().Signal(SIGTERM);
+  caller.join();
+  // What ran was finished, with usage and cost; and only then did the service end.
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(last.usage().completion_tokens(), 300);
+  EXPECT_EQ(service.process().Wait(20), 0) << service.Story();
+  EXPECT_FALSE(Ask(client.get(), OrderRequest()).status.ok());
+}
+
+TEST(StopTest, TheRestEndsUnavailableWhenTheDrainTimeIsOver) {
+  ServiceProcess service(kDemoModel, {"--drain-seconds", "0.05"});
+  ASSERT_TRUE(service.ready()) << service.Story();
+  const std::unique_ptr<Client> client = service.MakeClient();
+  v1::GenerateRequest request = OrderRequest(1900);
+  request.mutable_sampling()->set_ignore_eos(true);
+  bool signalled = false;
+  const absl::Status status = client->Generate(request, [&](const v1::GenerateResponse&) {
+    if (!signalled) service.process().Signal(SIGTERM);
+    signalled = true;
+  });
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_EQ(service.process().Wait(20), 0) << service.Story();
+}
+
+}  // namespace
+}  // namespace tuppence
