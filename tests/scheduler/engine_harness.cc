@@ -202,9 +202,11 @@ void EngineHarness::ExpectPart(int32_t index, absl::StatusCode code, FinishReaso
   const Received& received = received_[index];
   ASSERT_TRUE(received.end.has_value());
   EXPECT_EQ(received.end->status.code(), code) << received.end->status;
+  int64_t completion_tokens = 0;
   for (int32_t choice = 0; choice < requests_[index].sampling.choices; ++choice) {
     const Expected expected = ExpectedAnswer(requests_[index], choice, options_);
     const std::vector<int32_t>& got = received.token_ids[choice];
+    completion_tokens += static_cast<int64_t>(got.size());
     ASSERT_LE(got.size(), expected.token_ids.size());
     EXPECT_TRUE(std::equal(got.begin(), got.end(), expected.token_ids.begin()));
     const FinishReason finish_reason = received.finish_reasons[choice];
@@ -212,6 +214,8 @@ void EngineHarness::ExpectPart(int32_t index, absl::StatusCode code, FinishReaso
     EXPECT_EQ(finish_reason, expected.finish_reason);  // this choice had finished before
     EXPECT_EQ(got, expected.token_ids);
   }
+  EXPECT_EQ(received.end->usage.completion_tokens, completion_tokens)
+      << "nothing may come after the end";
 }
 
 void EngineHarness::ExpectAtRest() const {
