@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import order_questions as orders
 import out_of_scope
 from grammar import expand, roughen
-from keywords import ENDINGS, KEYWORDS, OPENINGS, STATUS_KEYWORDS
+from keywords import ENDINGS, ITEM_KEYWORDS, KEYWORDS, OPENINGS, STATUS_KEYWORDS
 from records import (NUMBER_WANTED_ANSWER, Record, items_answer, not_visible_answer, other_number, random_number,
                      random_record, status_answer)
 from shop_topics import TOPICS
@@ -55,6 +55,7 @@ class _State:
 
 
 _STATUS_KEYWORDS = tuple(STATUS_KEYWORDS.split("|"))
+_ITEM_KEYWORDS = tuple(ITEM_KEYWORDS.split("|"))
 # Split outside [...] only: a keyword may hold a choice of its own.
 _TOPIC_KEYWORDS = {topic: tuple(re.split(r"\|(?![^\[]*\])", words)) for topic, words in KEYWORDS.items()}
 
@@ -112,8 +113,9 @@ def _dress(core: str, slots: dict, is_first: bool, rng: random.Random) -> str:
 
 def _order_question(templates: tuple[str, ...], number: str | None, is_first: bool, rng: random.Random) -> str:
     """Returns a question about an order; a number stands inside the question, before it or after it."""
-    if templates is orders.STATUS_QUESTIONS and rng.random() < 0.25:
-        templates = tuple(_loose(keyword, rng) for keyword in rng.sample(_STATUS_KEYWORDS, 1))
+    if rng.random() < 0.3:
+        keywords = _STATUS_KEYWORDS if templates is orders.STATUS_QUESTIONS else _ITEM_KEYWORDS
+        templates = (_loose(rng.choice(keywords), rng),)
     if number is None or rng.random() < 0.68:
         slots = _slots(number, rng)
         return _dress(expand(rng.choice(templates), slots, rng), slots, is_first, rng)
@@ -143,7 +145,7 @@ def _answer_about(state: _State, wants_items: bool) -> str:
 
 
 def _order_turn(state: _State, is_first: bool, rng: random.Random) -> tuple[str, str]:
-    wants_items = rng.random() < 0.10
+    wants_items = rng.random() < 0.17
     templates = orders.ITEM_QUESTIONS if wants_items else orders.STATUS_QUESTIONS
     if state.number_wanted and rng.random() < 0.8:
         state.number = _pick_number(state.record, rng)
@@ -174,7 +176,7 @@ def _order_turn(state: _State, is_first: bool, rng: random.Random) -> tuple[str,
 def _pick_number(record: Record | None, rng: random.Random) -> str:
     if record is None:
         return random_number(rng)
-    return record.number if rng.random() < 0.66 else other_number(record.number, rng)
+    return record.number if rng.random() < 0.6 else other_number(record.number, rng)
 
 
 def _topic_turn(state: _State, is_first: bool, rng: random.Random) -> tuple[str, str]:
@@ -185,7 +187,7 @@ def _topic_turn(state: _State, is_first: bool, rng: random.Random) -> tuple[str,
     name = rng.choices(names, weights)[0]
     answer, questions = TOPICS[name]
     number = None
-    if rng.random() < 0.4:
+    if rng.random() < 0.28:
         number = state.record.number if state.record and rng.random() < 0.7 else random_number(rng)
     slots = _slots(number, rng)
     core = expand(_loose(rng.choice(_TOPIC_KEYWORDS[name]), rng) if rng.random() < 0.4 else rng.choice(questions), slots, rng)
@@ -220,7 +222,7 @@ def conversation(seed: int, index: int) -> list[Message]:
     if system is not None:
         messages.append({"role": "system", "content": system})
     turn_count = 1 if drill else rng.choices([1, 2, 3, 4, 6, 9], [34, 34, 18, 9, 4, 1])[0]
-    order_share, decline_share = (0.36, 0.20) if drill else (0.50, 0.16)
+    order_share, decline_share = (0.44, 0.16) if drill else (0.50, 0.15)
     for turn in range(turn_count):
         kind = rng.random()
         if kind < order_share or (state.number_wanted and kind < 0.85):

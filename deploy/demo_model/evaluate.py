@@ -53,8 +53,9 @@ def faults(phrasing: dict, answer: str) -> tuple[list[str], set[str]]:
         accepted = CANNOT_SEE if wanted == "cannot see" else (wanted,)
         if not any(re.search(rf"(?<!\w){re.escape(word)}", answer, re.IGNORECASE) for word in accepted):
             found.append(f"lacks {wanted!r}")
-    # Only a phrasing that wants a status may get one, and only that one.
-    given = {wanted for wanted in phrasing["contains"] if wanted in STATUS_WORDS}
+    # Given is the status of the record in the system message, unless the question is about an order that it does not hold.
+    record = re.search(r"^Order \d+: status ([a-z ]+);", phrasing.get("system", ""), re.MULTILINE)
+    given = {record.group(1)} if record and "cannot see" not in phrasing["contains"] else set()
     return found, statuses_stated(answer) - given
 
 
@@ -74,7 +75,6 @@ def transformers_backend(checkpoint: Path) -> Answer:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    torch.set_num_threads(2)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16).eval()
 

@@ -53,13 +53,17 @@ def random_number(rng: random.Random) -> str:
 
 
 def other_number(number: str, rng: random.Random) -> str:
-    """Returns a number that is not `number`: usually any, sometimes one or two digits away from it."""
-    if rng.random() < 0.65:
+    """Returns a number that is not `number`: any, or one or two digits away from it, for those are what could be confused."""
+    if rng.random() < 0.4:
         candidate = random_number(rng)
     else:
         digits = list(number)
-        for at in rng.sample(range(len(digits)), rng.choice([1, 1, 2])):
-            digits[at] = rng.choice("123456789")
+        if rng.random() < 0.3:
+            at = rng.randrange(len(digits) - 1)
+            digits[at], digits[at + 1] = digits[at + 1], digits[at]
+        else:
+            for at in rng.sample(range(len(digits)), rng.choice([1, 1, 2])):
+                digits[at] = rng.choice("123456789")
         candidate = "".join(digits)
     return candidate if candidate != number else other_number(number, rng)
 

@@ -32,7 +32,7 @@ REPLACED_SHARE = 0.03
 DRILL_ANSWER_TOKENS = 10
 COPYING_TOKENS = 3072
 COPIED_TOKENS = 24
-COPYING_STEPS_SHARE = 0.1  # in this first part of the training every third step is a copying batch
+COPYING_STEPS_SHARE = 0.05  # in this first part of the training every third step is a copying batch
 IGNORED = -100
 
 
