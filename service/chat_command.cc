@@ -18,7 +18,10 @@
 namespace tuppence {
 namespace {
 
-using SteadyClock = std::chrono::steady_clock;
+using Clock = std::chrono::steady_clock;
+
+constexpr int kFailed = 1;
+constexpr int kInterrupted = 130;  // as a shell says of what Ctrl-C ended
 
 // One answer as it came.
 struct Answer {
@@ -93,10 +96,11 @@ class Conversation {
 
   // Asks, shows the answer, and keeps both for the next question. An answer that was interrupted
   // stays as far as it came; after an error the question is forgotten, so that it can be put anew.
-  bool Ask(std::string_view question) {
+  // What the program's exit code would be.
+  int Ask(std::string_view question) {
     if (!IsUtf8(question)) {
       WriteError("error: the message is not valid UTF-8; check the terminal's encoding\n");
-      return false;
+      return kFailed;
     }
     Add(v1::ROLE_USER, question);
     interrupted_ = false;
@@ -116,7 +120,7 @@ class Conversation {
     } else {
       request_.mutable_chat()->mutable_messages()->RemoveLast();
     }
-    return answer.status.ok();
+    return answer.status.ok() ? 0 : interrupted ? kInterrupted : kFailed;
   }
 
   // Ctrl-C: the first ends the answer, whose stream then stops within a step; the next one, or one
@@ -138,7 +142,7 @@ class Conversation {
 
   Answer Stream() {
     Answer answer;
-    const auto start = SteadyClock::now();
+    const auto start = Clock::now();
     answer.status = client_->Generate(request_, [&](const v1::GenerateResponse& message) {
       for (const v1::Choice& choice : message.choices()) {
         if (choice.finish_reason() != v1::FINISH_REASON_UNSPECIFIED) {
@@ -146,8 +150,7 @@ class Conversation {
         }
         if (choice.text().empty()) continue;
         if (answer.first_text_seconds < 0) {
-          answer.first_text_seconds =
-              std::chrono::duration<double>(SteadyClock::now() - start).count();
+          answer.first_text_seconds = std::chrono::duration<double>(Clock::now() - start).count();
         }
         answer.text += choice.text();
         WriteOut(to_terminal_ ? WithoutControls(choice.text()) : choice.text());
@@ -180,8 +183,8 @@ int Converse(Conversation* conversation) {
     if (line.empty()) continue;
     if (line == "/new") {
       conversation->Reset();
-    } else if (!conversation->Ask(line) && !from_terminal) {
-      return 1;
+    } else if (const int exit_code = conversation->Ask(line); exit_code != 0 && !from_terminal) {
+      return exit_code;
     }
   }
   if (from_terminal) WriteError("\n");
@@ -207,12 +210,12 @@ int RunChat(const ChatOptions& options) {
   absl::StatusOr<std::unique_ptr<Client>> client = Client::Make(options.client);
   if (!client.ok()) {
     WriteError(absl::StrCat("error: ", client.status().message(), "\n"));
-    return 1;
+    return kFailed;
   }
   Conversation conversation(options, client->get());
   current = &conversation;
   const int exit_code =
-      options.message ? (conversation.Ask(*options.message) ? 0 : 1) : Converse(&conversation);
+      options.message ? conversation.Ask(*options.message) : Converse(&conversation);
   current = nullptr;
   return exit_code;
 }

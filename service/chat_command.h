@@ -24,8 +24,8 @@ struct ChatOptions {
   std::optional<uint64_t> seed;
 };
 
-// The exit code: 0, or 1 with the error on stderr. The question of a conversation is read from
-// stdin, a line each; on a terminal an error leaves the conversation standing.
+// The exit code: 0, 1 with the error on stderr, or 130 after Ctrl-C. The question of a conversation
+// is read from stdin, a line each; on a terminal an error leaves the conversation standing.
 int RunChat(const ChatOptions& options);
 
 // The subcommand; its callback leaves the exit code in *exit_code, which outlives the parsing.

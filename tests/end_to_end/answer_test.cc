@@ -2,6 +2,7 @@
 // company, and the Python example. One service answers all of them.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 
 #include <cmath>
 #include <cstdlib>
@@ -82,6 +83,22 @@ TEST_F(AnswerTest, ChatTellsWhatIsWrongAndFails) {
       RunToEnd({kBinary, "chat", "--address", "127.0.0.1:1", "--message", "Hi"});
   EXPECT_EQ(nobody.exit_code, 1);
   EXPECT_THAT(nobody.errors, AllOf(HasSubstr("UNAVAILABLE"), HasSubstr("is the service running")));
+}
+
+TEST_F(AnswerTest, CtrlCStopsTheAnswer) {
+  // At temperature 2 a small model babbles on, mostly; an answer that ended first tells nothing.
+  for (int seed = 1; seed <= 20; ++seed) {
+    Process chat({kBinary, "chat", "--address", service_->address(), "--message", kOrderQuestion,
+                  "--temperature", "2", "--seed", std::to_string(seed), "--max-tokens", "1900"});
+    ASSERT_TRUE(WaitUntil(20, [&chat] { return !chat.Output().empty(); })) << chat.Errors();
+    chat.Signal(SIGINT);
+    const std::optional<int> exit_code = chat.Wait(10);
+    if (exit_code == 0) continue;
+    EXPECT_EQ(exit_code, 130) << chat.Errors();
+    EXPECT_THAT(chat.Errors(), HasSubstr("[interrupted]"));
+    return;
+  }
+  FAIL() << "twenty answers ended before they could be stopped";
 }
 
 TEST_F(AnswerTest, ChatWithoutRateCardSaysSo) {
