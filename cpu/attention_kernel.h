@@ -9,23 +9,23 @@
 // So a query's result depends on its position and its pages, not on the tokens beside it: prefill
 // and decode have one arithmetic on the CPU, and Phase is not looked at.
 // Mapping   K of a tile is turned to f32 [head_dim][64] (lanes are keys), V to f32 [64][head_dim]
-//           (lanes are channels), once for all queries of the item.
+//           (lanes are channels), once for all queries of the item; one or two queries (decode
+//           without GQA) read the pages directly.
 #pragma once
 
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/attention_pages.h"
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
 #include "cpu/simd_math.h"
 #include "model/check.h"
-#include "model/float16.h"
 
 TUPPENCE_SIMD_BEGIN
 
 namespace tuppence::TUPPENCE_SIMD_NAMESPACE {
 
-constexpr int kTile = kAttentionTileKeys;
 constexpr int kTileVectors = kTile / kLanes;
 
 // A query's state is its sums [padded head_dim], then the maximum, then the sum of weights.
@@ -39,95 +39,28 @@ inline void ResetState(float* state, int64_t dim) {
   MaxOf(state, dim) = -std::numeric_limits<float>::infinity();
 }
 
-// Sixteen channels of one key or value as f32, with its scale for int8; n is 8 or 16.
-TUPPENCE_INLINE F32 LoadChannels(const float* p, int n, float) { return LoadFirst(p, n); }
-TUPPENCE_INLINE F32 LoadChannels(const uint16_t* p, int n, float) {
-  if (n == kLanes) return LoadBf16(p);
-  uint16_t padded[kLanes] = {};
-  std::memcpy(padded, p, 8 * sizeof(*p));
-  return LoadBf16(padded);
-}
-// Exact: 7 bits of code times 11 of scale.
-TUPPENCE_INLINE F32 LoadChannels(const int8_t* p, int n, float scale) {
-  if (n == kLanes) return Mul(LoadI8(p), Set(scale));
-  int8_t padded[kLanes] = {};
-  std::memcpy(padded, p, 8);
-  return Mul(LoadI8(padded), Set(scale));
-}
-
-// Walks the slots of consecutive keys of one sequence.
-struct PageCursor {
-  const AttentionCall& call;
-  int32_t block_tokens;
-  int32_t block;
-  int32_t offset;
-
-  PageCursor(const AttentionCall& c, int32_t key)
-      : call(c), block_tokens(static_cast<int32_t>(c.cache->keys.shape[2])) {
-    block = key / block_tokens;
-    offset = key % block_tokens;
-  }
-  // Index of the key's row among [blocks, kv_heads, block_tokens].
-  int64_t Row() const {
-    const int64_t page = call.block_table[block];
-    return (page * call.shape.kv_heads + call.kv_head) * block_tokens + offset;
-  }
-  void Next() {
-    if (++offset == block_tokens) offset = 0, ++block;
-  }
-};
-
 struct Tile {
   float* keys;        // [padded head_dim][64]
   float* values;      // [64][padded head_dim]
   int32_t first_key;  // absolute, a multiple of 64
-  int32_t low, high;  // loaded, relative; other keys are zero
+  int32_t low, high;  // in the pages, relative
 };
 
 template <typename T>
-inline void LoadTile(const AttentionCall& call, const Tile& tile) {
-  const int64_t dim = call.shape.head_dim, padded = PaddedHeadDim(dim);
-  const auto* const keys = static_cast<const T*>(call.cache->keys.data);
-  const auto* const values = static_cast<const T*>(call.cache->values.data);
-  const T* key_rows[kTile] = {};
-  float key_scales[kTile] = {};
-  PageCursor cursor(call, tile.first_key + tile.low);
-  for (int j = tile.low; j < tile.high; ++j, cursor.Next()) {
-    const int64_t row = cursor.Row();
-    key_rows[j] = keys + row * dim;
-    float value_scale = 0;
-    if constexpr (sizeof(T) == 1) {
-      key_scales[j] = ToFloat(F16{static_cast<const uint16_t*>(call.cache->key_scales.data)[row]});
-      value_scale = ToFloat(F16{static_cast<const uint16_t*>(call.cache->value_scales.data)[row]});
+inline void LoadTile(const TileRows<T>& rows, const Tile& tile, int64_t dim) {
+  const int64_t padded = PaddedHeadDim(dim);
+  for (int64_t d = 0; d < padded; d += kLanes) {
+    const int n = static_cast<int>(std::min<int64_t>(kLanes, dim - d));
+    for (int j = tile.low; j < tile.high; ++j) {
+      float scale = 0;
+      if constexpr (sizeof(T) == 1) scale = rows.value_scales[j];
+      Store(LoadChannels(rows.values[j] + d, n, scale), tile.values + j * padded + d);
     }
-    for (int64_t d = 0; d < padded; d += kLanes) {
-      const int n = static_cast<int>(std::min<int64_t>(kLanes, dim - d));
-      Store(LoadChannels(values + row * dim + d, n, value_scale), tile.values + j * padded + d);
-    }
-  }
-  for (int group = 0; group < kTile; group += kLanes) {
-    for (int64_t d = 0; d < padded; d += kLanes) {
-      const int n = static_cast<int>(std::min<int64_t>(kLanes, dim - d));
-      F32 rows[kLanes];
-      for (int j = 0; j < kLanes; ++j) {
-        const T* const row = key_rows[group + j];
-        rows[j] = row == nullptr ? Zero() : LoadChannels(row + d, n, key_scales[group + j]);
-      }
-      StoreTransposed(rows, tile.keys + d * kTile + group, kTile);
-    }
-  }
-}
-
-// Brings the next tile's pages into the cache while this one is worked on.
-inline void PrefetchTile(const AttentionCall& call, int32_t first_key, int32_t last_key) {
-  const int64_t row_bytes =
-      call.shape.head_dim * static_cast<int64_t>(BytesOf(call.cache->keys.type));
-  PageCursor cursor(call, first_key);
-  for (int32_t key = first_key; key < last_key; ++key, cursor.Next()) {
-    const int64_t at = cursor.Row() * row_bytes;
-    for (int64_t byte = 0; byte < row_bytes; byte += 64) {
-      Prefetch(static_cast<const char*>(call.cache->keys.data) + at + byte);
-      Prefetch(static_cast<const char*>(call.cache->values.data) + at + byte);
+    for (int group = 0; group < kTile; group += kLanes) {
+      F32 turned[kLanes];
+      const bool all = group >= tile.low && group + kLanes <= tile.high;
+      LoadKeysTurned(rows, group, d, n, all, turned);
+      for (int i = 0; i < kLanes; ++i) Store(turned[i], tile.keys + (d + i) * kTile + group);
     }
   }
 }
@@ -216,6 +149,65 @@ inline void RowsOverTile(const float* const* queries, float* const* scores, floa
   if (d < padded) AddValues<kRows, 1>(scores, tile.values, padded, low, high, states, d);
 }
 
+// One query straight from the pages: for a few queries turning a tile into scratch and reading it
+// back costs more than it saves. Same chains, so same bits.
+template <typename T>
+inline void ScoreFromPages(const TileRows<T>& rows, const float* query, int64_t dim, int low,
+                           int high, float* scores) {
+  for (int group = low / kLanes * kLanes; group < high; group += kLanes) {
+    F32 sum = Zero();
+    const bool all = group >= low && group + kLanes <= high;
+    for (int64_t d = 0; d < dim; d += kLanes) {
+      const int n = static_cast<int>(std::min<int64_t>(kLanes, dim - d));
+      F32 turned[kLanes];
+      LoadKeysTurned(rows, group, d, n, all, turned);
+      if (n == kLanes) {
+        for (int i = 0; i < kLanes; ++i) sum = Fma(Set(query[d + i]), turned[i], sum);
+      } else {
+        for (int i = 0; i < n; ++i) sum = Fma(Set(query[d + i]), turned[i], sum);
+      }
+    }
+    Store(sum, scores + group);
+  }
+}
+
+// kCount channels of each vector: 16, or 8 at the end of an odd head.
+template <typename T, int kVectors, int kCount>
+inline void AddValuesFromPages(const float* weights, const TileRows<T>& rows, int low, int high,
+                               float* state, int64_t channel) {
+  F32 sums[kVectors];
+  for (int v = 0; v < kVectors; ++v) sums[v] = Load(state + channel + v * kLanes);
+  for (int j = low; j < high; ++j) {
+    const F32 weight = Set(weights[j]);
+    float scale = 0;
+    if constexpr (sizeof(T) == 1) scale = rows.value_scales[j];
+    for (int v = 0; v < kVectors; ++v) {
+      const F32 value = LoadChannels(rows.values[j] + channel + v * kLanes, kCount, scale);
+      sums[v] = Fma(weight, value, sums[v]);
+    }
+  }
+  for (int v = 0; v < kVectors; ++v) Store(sums[v], state + channel + v * kLanes);
+}
+
+template <typename T>
+inline void QueryFromPages(const TileRows<T>& rows, const float* query, int64_t dim, int low,
+                           int high, float* scores, float* state) {
+  const int64_t padded = PaddedHeadDim(dim);
+  ScoreFromPages(rows, query, dim, low, high, scores);
+  SoftmaxRow(scores, low, high, state, padded);
+  int64_t d = 0;
+  for (; d + 6 * kLanes <= dim; d += 6 * kLanes) {  // 96 channels at once, where there are
+    AddValuesFromPages<T, 6, kLanes>(scores, rows, low, high, state, d);
+  }
+  for (; d + 4 * kLanes <= dim; d += 4 * kLanes) {
+    AddValuesFromPages<T, 4, kLanes>(scores, rows, low, high, state, d);
+  }
+  for (; d + kLanes <= dim; d += kLanes) {
+    AddValuesFromPages<T, 1, kLanes>(scores, rows, low, high, state, d);
+  }
+  if (d < dim) AddValuesFromPages<T, 1, 8>(scores, rows, low, high, state, d);
+}
+
 // total and next become total. The first state is taken as it is.
 inline void MergeAttention(float* total, const float* next, int64_t head_dim) {
   const int64_t padded = PaddedHeadDim(head_dim);
@@ -287,6 +279,16 @@ TUPPENCE_INLINE int32_t FirstKey(const AttentionCall& call, int32_t position) {
   return window > 0 && position >= window ? position - window + 1 : 0;
 }
 
+struct Visible {
+  int low, high;  // keys of a tile that a query sees
+};
+
+TUPPENCE_INLINE Visible VisibleKeys(const AttentionCall& call, const ItemScratch& item, int query) {
+  const int32_t position = call.positions[call.first_token + query / item.group];
+  return {std::max(0, FirstKey(call, position) - item.tile.first_key),
+          std::min(kTile, position + 1 - item.tile.first_key)};
+}
+
 // Rows that see the whole tile go in register blocks; the others, at the diagonal or the window's
 // start, one by one with their own visible keys.
 inline void ItemOverTile(const AttentionCall& call, const ItemScratch& item) {
@@ -294,15 +296,13 @@ inline void ItemOverTile(const AttentionCall& call, const ItemScratch& item) {
   float *scores[kAttentionRows], *states[kAttentionRows];
   int filled = 0;
   for (int i = 0; i < item.queries; ++i) {
-    const int32_t position = call.positions[call.first_token + i / item.group];
-    const int low = std::max(0, FirstKey(call, position) - item.tile.first_key);
-    const int high = std::min(kTile, position + 1 - item.tile.first_key);
-    if (low >= high) continue;
+    const Visible keys = VisibleKeys(call, item, i);
+    if (keys.low >= keys.high) continue;
     const float* const q = item.q + i * item.padded;
     float* const score = item.scores + i * kTile;
     float* const state = item.states + i * item.state_floats;
-    if (low > 0 || high < kTile) {
-      RowsOverTile<1>(&q, &score, &state, item.tile, item.dim, low, high);
+    if (keys.low > 0 || keys.high < kTile) {
+      RowsOverTile<1>(&q, &score, &state, item.tile, item.dim, keys.low, keys.high);
       continue;
     }
     queries[filled] = q, scores[filled] = score, states[filled] = state;
@@ -316,14 +316,34 @@ inline void ItemOverTile(const AttentionCall& call, const ItemScratch& item) {
   }
 }
 
-inline void LoadTileOfType(const AttentionCall& call, const Tile& tile) {
+constexpr int kFewQueries = 2;
+
+template <typename T>
+inline void TileOfType(const AttentionCall& call, const ItemScratch& item) {
+  TileRows<T> rows;
+  FindRows(call, item.tile.first_key, item.tile.low, item.tile.high, rows);
+  if (item.queries > kFewQueries) {
+    LoadTile(rows, item.tile, item.dim);
+    ItemOverTile(call, item);
+    return;
+  }
+  PrefetchValues(rows, item.tile.low, item.tile.high, item.dim);
+  for (int i = 0; i < item.queries; ++i) {
+    const Visible keys = VisibleKeys(call, item, i);
+    if (keys.low >= keys.high) continue;
+    QueryFromPages(rows, item.q + i * item.padded, item.dim, keys.low, keys.high,
+                   item.scores + i * kTile, item.states + i * item.state_floats);
+  }
+}
+
+inline void WorkOnTile(const AttentionCall& call, const ItemScratch& item) {
   switch (call.cache->keys.type) {
     case DType::kF32:
-      return LoadTile<float>(call, tile);
+      return TileOfType<float>(call, item);
     case DType::kI8:
-      return LoadTile<int8_t>(call, tile);
+      return TileOfType<int8_t>(call, item);
     default:
-      return LoadTile<uint16_t>(call, tile);
+      return TileOfType<uint16_t>(call, item);
   }
 }
 
@@ -345,9 +365,7 @@ inline void AttentionItem(const AttentionCall& call) {
       item.tile.first_key = tile;
       item.tile.low = std::max(low - tile, 0);
       item.tile.high = std::min(high - tile, kTile);
-      PrefetchTile(call, std::min(tile + kTile, high), std::min(tile + 2 * kTile, high));
-      LoadTileOfType(call, item.tile);
-      ItemOverTile(call, item);
+      WorkOnTile(call, item);
     }
     for (int i = 0; i < item.queries; ++i) {
       MergeAttention(item.totals + i * item.state_floats, item.states + i * item.state_floats,

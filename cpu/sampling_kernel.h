@@ -57,31 +57,22 @@ inline void SoftWeights(const float* logits, int64_t count, float max, float tem
   }
 }
 
-// The first word of Philox for sixteen ids in a row, shifted to 23 bits.
-TUPPENCE_INLINE void PhiloxSixteen(const DrawCall& call, uint32_t first_id,
-                                   uint32_t (&out)[kLanes]) {
-  uint32_t c0[kLanes], c1[kLanes], c2[kLanes], c3[kLanes];
-  for (int i = 0; i < kLanes; ++i) {
-    c0[i] = call.output_index;
-    c1[i] = first_id + static_cast<uint32_t>(i);
-    c2[i] = call.key.choice;
-    c3[i] = 0;
-  }
+// PhiloxUniform for sixteen ids in a row.
+TUPPENCE_INLINE F32 PhiloxUniforms(const DrawCall& call, uint32_t first_id) {
+  Words c0 = SetWords(call.output_index), c1 = CountWords(first_id);
+  Words c2 = SetWords(call.key.choice), c3 = SetWords(0);
   uint32_t key0 = static_cast<uint32_t>(call.key.seed);
   uint32_t key1 = static_cast<uint32_t>(call.key.seed >> 32);
   for (int round = 0; round < 10; ++round) {
-    for (int i = 0; i < kLanes; ++i) {
-      const uint64_t product0 = uint64_t{0xD2511F53u} * c0[i];
-      const uint64_t product1 = uint64_t{0xCD9E8D57u} * c2[i];
-      c0[i] = static_cast<uint32_t>(product1 >> 32) ^ c1[i] ^ key0;
-      c1[i] = static_cast<uint32_t>(product1);
-      c2[i] = static_cast<uint32_t>(product0 >> 32) ^ c3[i] ^ key1;
-      c3[i] = static_cast<uint32_t>(product0);
-    }
+    const Words product0 = MulWords(c0, 0xD2511F53u), product1 = MulWords(c2, 0xCD9E8D57u);
+    c0 = Xor(Xor(HighHalf(product1), c1), SetWords(key0));
+    c1 = product1;
+    c2 = Xor(Xor(HighHalf(product0), c3), SetWords(key1));
+    c3 = product0;
     key0 += 0x9E3779B9u;
     key1 += 0xBB67AE85u;
   }
-  for (int i = 0; i < kLanes; ++i) out[i] = c0[i] >> 9;
+  return Mul(Add(UpperBits(c0), Set(0.5f)), Set(0x1p-23f));
 }
 
 // The id with the largest (logit - max) / temperature - log(-log(u)), ties to the lower id.
@@ -100,20 +91,12 @@ inline int32_t Draw(const DrawCall& call) {
     const F32 weights = LoadFirst(call.weights + start, n);
     const float heaviest = MaxLane(weights);
     if (heaviest == 0 || heaviest * bound <= kSmallestRest) continue;
-    uint32_t random[kLanes];
-    float needed[kLanes];
-    PhiloxSixteen(call, static_cast<uint32_t>(start), random);
-    Store(weights, needed);
-    uint32_t hopeful = 0;
-    for (int i = 0; i < kLanes; ++i) {
-      const float u = (static_cast<float>(static_cast<int32_t>(random[i])) + 0.5f) * 0x1p-23f;
-      hopeful |= static_cast<uint32_t>(needed[i] * bound > 1.0f - u) << i;
-    }
+    const F32 rest = Sub(Set(1.0f), PhiloxUniforms(call, static_cast<uint32_t>(start)));
+    uint32_t hopeful = Greater(Mul(weights, Set(bound)), rest);
     for (; hopeful != 0; hopeful &= hopeful - 1) {
-      const int i = std::countr_zero(hopeful);
-      const int32_t id = start + i;
-      if (i >= n || needed[i] == 0) continue;
-      const double u = static_cast<double>((static_cast<float>(random[i]) + 0.5f) * 0x1p-23f);
+      const int32_t id = start + std::countr_zero(hopeful);
+      const double u = static_cast<double>(
+          PhiloxUniform(call.key, call.output_index, static_cast<uint32_t>(id)));
       const double y = static_cast<double>((call.logits[id] - call.max) / call.temperature);
       const double value = y - std::log(-std::log(u));
       if (value > best) {

@@ -137,7 +137,7 @@ TUPPENCE_INLINE void LoadBf16Pairs(const uint16_t* p, F32& first, F32& second) {
   second = {_mm256_castsi256_ps(_mm256_and_si256(low, upper)),
             _mm256_castsi256_ps(_mm256_and_si256(high, upper))};
 }
-TUPPENCE_INLINE void StoreTransposedEight(const __m256 (&r)[8], float* out, int64_t stride) {
+TUPPENCE_INLINE void TransposeEight(__m256 (&r)[8]) {
   __m256 a[8], b[8];
   for (int i = 0; i < 8; i += 2) {
     a[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
@@ -150,23 +150,66 @@ TUPPENCE_INLINE void StoreTransposedEight(const __m256 (&r)[8], float* out, int6
     b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
   }
   for (int i = 0; i < 4; ++i) {
-    _mm256_storeu_ps(out + i * stride, _mm256_permute2f128_ps(b[i], b[i + 4], 0x20));
-    _mm256_storeu_ps(out + (i + 4) * stride, _mm256_permute2f128_ps(b[i], b[i + 4], 0x31));
+    r[i] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x20);
+    r[i + 4] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
   }
 }
-TUPPENCE_INLINE void StoreTransposed(const F32 (&rows)[kLanes], float* out, int64_t stride) {
-  for (int half = 0; half < 2; ++half) {
-    __m256 low[8], high[8];
-    for (int i = 0; i < 8; ++i) {
-      low[i] = rows[8 * half + i].low;
-      high[i] = rows[8 * half + i].high;
-    }
-    StoreTransposedEight(low, out + 8 * half, stride);
-    StoreTransposedEight(high, out + 8 * half + 8 * stride, stride);
+// Four quarters: those off the diagonal change places.
+TUPPENCE_INLINE void Transpose(F32 (&rows)[kLanes]) {
+  __m256 quarter[2][2][8];
+  for (int i = 0; i < kLanes; ++i) {
+    quarter[i / 8][0][i % 8] = rows[i].low;
+    quarter[i / 8][1][i % 8] = rows[i].high;
+  }
+  for (int i = 0; i < 4; ++i) TransposeEight(quarter[i / 2][i % 2]);
+  for (int i = 0; i < kLanes; ++i) {
+    rows[i] = {quarter[0][i / 8][i % 8], quarter[1][i / 8][i % 8]};
   }
 }
 TUPPENCE_INLINE void Prefetch(const void* p) {
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+}
+struct Words {
+  __m256i v[4];
+};
+TUPPENCE_INLINE Words SetWords(uint32_t a) {
+  const __m256i word = _mm256_set1_epi64x(a);
+  return {{word, word, word, word}};
+}
+TUPPENCE_INLINE Words CountWords(uint32_t first) {
+  Words r;
+  for (int i = 0; i < 4; ++i) {
+    r.v[i] = _mm256_add_epi64(_mm256_set1_epi64x(int64_t{first} + 4 * i),
+                              _mm256_setr_epi64x(0, 1, 2, 3));
+  }
+  return r;
+}
+TUPPENCE_INLINE Words Xor(Words a, Words b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = _mm256_xor_si256(a.v[i], b.v[i]);
+  return a;
+}
+TUPPENCE_INLINE Words MulWords(Words a, uint32_t b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = _mm256_mul_epu32(a.v[i], _mm256_set1_epi64x(b));
+  return a;
+}
+TUPPENCE_INLINE Words HighHalf(Words a) {
+  for (int i = 0; i < 4; ++i) a.v[i] = _mm256_srli_epi64(a.v[i], 32);
+  return a;
+}
+// The low words of two registers side by side, in order, then shifted to 23 bits.
+TUPPENCE_INLINE __m256 UpperBitsEight(__m256i first, __m256i second) {
+  const __m256i even = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
+  const __m256i words = _mm256_blend_epi32(_mm256_permutevar8x32_epi32(first, even),
+                                           _mm256_permutevar8x32_epi32(second, even), 0xf0);
+  return _mm256_cvtepi32_ps(_mm256_srli_epi32(words, 9));
+}
+TUPPENCE_INLINE F32 UpperBits(Words a) {
+  return {UpperBitsEight(a.v[0], a.v[1]), UpperBitsEight(a.v[2], a.v[3])};
+}
+TUPPENCE_INLINE uint32_t Greater(F32 a, F32 b) {
+  const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.low, b.low, _CMP_GT_OQ));
+  const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.high, b.high, _CMP_GT_OQ));
+  return static_cast<uint32_t>(low | high << 8);
 }
 TUPPENCE_INLINE I32 SetI32(int32_t a) { return {_mm256_set1_epi32(a), _mm256_set1_epi32(a)}; }
 TUPPENCE_INLINE F32 ToF32(I32 a) { return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)}; }

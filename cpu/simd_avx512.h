@@ -108,7 +108,7 @@ TUPPENCE_INLINE void LoadBf16Pairs(const uint16_t* p, F32& first, F32& second) {
       _mm512_and_si512(line, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u))));
 }
 // Four rounds of 16 shuffles: pairs of rows, pairs of pairs, then whole 128-bit lanes twice.
-TUPPENCE_INLINE void StoreTransposed(const F32 (&rows)[kLanes], float* out, int64_t stride) {
+TUPPENCE_INLINE void Transpose(F32 (&rows)[kLanes]) {
   __m512 a[kLanes], b[kLanes];
   for (int i = 0; i < kLanes; i += 2) {
     a[i] = _mm512_unpacklo_ps(rows[i].v, rows[i + 1].v);
@@ -127,13 +127,41 @@ TUPPENCE_INLINE void StoreTransposed(const F32 (&rows)[kLanes], float* out, int6
     a[i + 12] = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0xdd);
   }
   for (int i = 0; i < 8; ++i) {
-    _mm512_storeu_ps(out + i * stride, _mm512_shuffle_f32x4(a[i], a[i + 8], 0x88));
-    _mm512_storeu_ps(out + (i + 8) * stride, _mm512_shuffle_f32x4(a[i], a[i + 8], 0xdd));
+    rows[i].v = _mm512_shuffle_f32x4(a[i], a[i + 8], 0x88);
+    rows[i + 8].v = _mm512_shuffle_f32x4(a[i], a[i + 8], 0xdd);
   }
 }
 TUPPENCE_INLINE void Prefetch(const void* p) {
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
 }
+struct Words {
+  __m512i low, high;
+};
+TUPPENCE_INLINE Words SetWords(uint32_t a) {
+  const __m512i word = _mm512_set1_epi64(a);
+  return {word, word};
+}
+TUPPENCE_INLINE Words CountWords(uint32_t first) {
+  const __m512i count = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m512i low = _mm512_add_epi64(_mm512_set1_epi64(first), count);
+  return {low, _mm512_add_epi64(low, _mm512_set1_epi64(8))};
+}
+TUPPENCE_INLINE Words Xor(Words a, Words b) {
+  return {_mm512_xor_si512(a.low, b.low), _mm512_xor_si512(a.high, b.high)};
+}
+TUPPENCE_INLINE Words MulWords(Words a, uint32_t b) {
+  const __m512i factor = _mm512_set1_epi64(b);
+  return {_mm512_mul_epu32(a.low, factor), _mm512_mul_epu32(a.high, factor)};
+}
+TUPPENCE_INLINE Words HighHalf(Words a) {
+  return {_mm512_srli_epi64(a.low, 32), _mm512_srli_epi64(a.high, 32)};
+}
+TUPPENCE_INLINE F32 UpperBits(Words a) {
+  const __m512i words = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(a.low)),
+                                           _mm512_cvtepi64_epi32(a.high), 1);
+  return {_mm512_cvtepi32_ps(_mm512_srli_epi32(words, 9))};
+}
+TUPPENCE_INLINE uint32_t Greater(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ); }
 TUPPENCE_INLINE I32 SetI32(int32_t a) { return {_mm512_set1_epi32(a)}; }
 TUPPENCE_INLINE F32 ToF32(I32 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 

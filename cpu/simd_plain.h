@@ -139,10 +139,14 @@ TUPPENCE_INLINE void LoadBf16Pairs(const uint16_t* p, F32& first, F32& second) {
     second.v[i] = ToFloat(Bf16{p[2 * i + 1]});
   }
 }
-// out[i * stride + r] = rows[r][i]
-TUPPENCE_INLINE void StoreTransposed(const F32 (&rows)[kLanes], float* out, int64_t stride) {
+// rows[r][i] and rows[i][r] change places.
+TUPPENCE_INLINE void Transpose(F32 (&rows)[kLanes]) {
   for (int r = 0; r < kLanes; ++r) {
-    TUPPENCE_LANES out[i * stride + r] = rows[r].v[i];
+    for (int i = r + 1; i < kLanes; ++i) {
+      const float kept = rows[r].v[i];
+      rows[r].v[i] = rows[i].v[r];
+      rows[i].v[r] = kept;
+    }
   }
 }
 
@@ -176,6 +180,48 @@ TUPPENCE_INLINE I32 DotInt4(I32 sum, const uint8_t* line, const int8_t* codes) {
   return sum;
 }
 TUPPENCE_INLINE void Prefetch(const void*) {}
+
+// Sixteen 32-bit words in 64-bit lanes, for Philox. What lies above 32 bits is never looked at,
+// so nothing needs to clear it.
+struct Words {
+  uint64_t v[kLanes];
+};
+TUPPENCE_INLINE Words SetWords(uint32_t a) {
+  Words r;
+  TUPPENCE_LANES r.v[i] = a;
+  return r;
+}
+// first, first + 1, ...
+TUPPENCE_INLINE Words CountWords(uint32_t first) {
+  Words r;
+  TUPPENCE_LANES r.v[i] = first + static_cast<uint32_t>(i);
+  return r;
+}
+TUPPENCE_INLINE Words Xor(Words a, Words b) {
+  TUPPENCE_LANES a.v[i] ^= b.v[i];
+  return a;
+}
+// The product of two words, whole.
+TUPPENCE_INLINE Words MulWords(Words a, uint32_t b) {
+  TUPPENCE_LANES a.v[i] = (a.v[i] & 0xffffffffu) * b;
+  return a;
+}
+TUPPENCE_INLINE Words HighHalf(Words a) {
+  TUPPENCE_LANES a.v[i] >>= 32;
+  return a;
+}
+// The upper 23 of a word's 32 bits as a number.
+TUPPENCE_INLINE F32 UpperBits(Words a) {
+  F32 r;
+  TUPPENCE_LANES r.v[i] = static_cast<float>(static_cast<uint32_t>(a.v[i]) >> 9);
+  return r;
+}
+// Bit i says whether a > b in lane i.
+TUPPENCE_INLINE uint32_t Greater(F32 a, F32 b) {
+  uint32_t bits = 0;
+  TUPPENCE_LANES bits |= static_cast<uint32_t>(a.v[i] > b.v[i]) << i;
+  return bits;
+}
 
 #undef TUPPENCE_LANES
 
