@@ -93,9 +93,8 @@ TEST_F(AnswerTest, CtrlCStopsTheAnswer) {
     ASSERT_TRUE(WaitUntil(20, [&chat] { return !chat.Output().empty(); })) << chat.Errors();
     chat.Signal(SIGINT);
     const std::optional<int> exit_code = chat.Wait(10);
-    if (exit_code == 0) continue;
+    if (chat.Errors().find("[interrupted]") == std::string::npos) continue;
     EXPECT_EQ(exit_code, 130) << chat.Errors();
-    EXPECT_THAT(chat.Errors(), HasSubstr("[interrupted]"));
     return;
   }
   FAIL() << "twenty answers ended before they could be stopped";
