@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up, builds and runs every test, and ends with the line `N passed, N failed`.
-#   tests/run.sh            all: release build, sanitizer builds, scripts
-#   tests/run.sh --quick    the release build's tests and the scripts only
+#   tests/run.sh                 the release build's tests and the scripts
+#   tests/run.sh --sanitizers    those, and the AddressSanitizer and ThreadSanitizer builds
 # Counts are of single tests: each GoogleTest case and each script is one.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -9,11 +9,11 @@ cd "$(dirname "$0")/.."
 # Debian's own Python: the packages that install_deps.sh brings are its, whatever stands first on PATH.
 python=/usr/bin/python3
 
-quick=0
+sanitizers=0
 case "${1:-}" in
   '') ;;
-  --quick) quick=1 ;;
-  *) echo "tests/run.sh: unknown argument '$1'; --quick is the only one" >&2; exit 2 ;;
+  --sanitizers) sanitizers=1 ;;
+  *) echo "tests/run.sh: unknown argument '$1'; --sanitizers is the only one" >&2; exit 2 ;;
 esac
 
 passed=0
@@ -105,7 +105,7 @@ if build cpu; then
   script "$python" tests/model/tokenizer_differential.py --count 2000 build/cpu/tests/model/tokenizer_pipe
 fi
 
-if [ "$quick" -eq 0 ]; then
+if [ "$sanitizers" -eq 1 ]; then
   # AddressSanitizer and UndefinedBehaviorSanitizer over everything but the end-to-end scripts.
   if build asan model_test ops_test golden_test scheduler_test service_test; then
     for name in model ops golden scheduler service; do
