@@ -151,6 +151,22 @@ TEST_P(ElementwiseTest, StoreRoundsAsTheQuantiserSays) {
   }
 }
 
+TEST_P(ElementwiseTest, StoreRoundsBf16ToNearestEven) {
+  const AttentionShape shape = {1, 1, 8, 1, 0};
+  const auto cache = MakeHostKvLayer(DType::kBf16, 1, 1, 16, 8);
+  const auto host = MakeHostBatch({{0, 1, Phase::kPrefill, {0}}}, 16);
+  // Half-way cases to either side, a carry into the exponent, infinity by rounding, subnormals.
+  const std::vector<float> values = {
+      1 + 0x1p-8f, 1 + 3 * 0x1p-8f, -1 - 0x1p-8f - 0x1p-20f, 2 - 0x1p-9f,
+      3.4e38f,     0x1p-140f,       std::nanf(""),           -0.0f};
+  std::vector<float> qkv(24, 0.0f), angles = {1.0f, 0.0f};
+  std::copy(values.begin(), values.end(), qkv.begin() + 16);
+  backend->RopeStore(View(qkv, 1), View(angles, 1), shape, host->batch, cache->layer);
+  for (int i = 0; i < 8; ++i) {
+    EXPECT_EQ(cache->layer.values.as<uint16_t>()[i], ToBf16(values[i]).bits) << values[i];
+  }
+}
+
 TEST_P(ElementwiseTest, CopyAndZeroBlocksMoveWholeBlocks) {
   const auto cache = MakeHostKvLayer(DType::kI8, 5, 2, 4, 8);
   RandomTensors random(11);

@@ -44,13 +44,15 @@ float EmulateDot(const std::vector<float>& x, const std::vector<float>& w, size_
 using Emulation = float (*)(const std::vector<float>&, const std::vector<float>&, size_t);
 
 // Values over the whole range of exponents, subnormals among them, so that every rounding, flush
-// and cancellation of the definition is met.
-std::vector<float> WideValues(int64_t count, int exponent_span, uint64_t stream) {
+// and cancellation of the definition is met. With `steps` above 128 they are not bf16 numbers, and
+// with 256 every second one lies half-way between two.
+std::vector<float> WideValues(int64_t count, int exponent_span, uint32_t steps, uint64_t stream) {
   RandomTensors random(stream);
   std::vector<float> values;
   for (int64_t i = 0; i < count; ++i) {
     const float sign = random.Bits() % 2 == 0 ? 1.0f : -1.0f;
-    const float fraction = 1.0f + static_cast<float>(random.Bits() % 128) / 128.0f;
+    const float fraction =
+        1.0f + static_cast<float>(random.Bits() % steps) / static_cast<float>(steps);
     const int exponent = static_cast<int>(random.Integer(-exponent_span, exponent_span));
     values.push_back(sign * std::ldexp(fraction, exponent));
   }
@@ -63,13 +65,16 @@ void ExpectMatches(KernelPath path, Emulation emulate) {
   const int64_t rows = 40, cols = 328, tokens = 21;
   for (const int span : {0, 4, 20, 63, 70}) {
     const HostMatrix w = MakeHostMatrix({rows, cols, {WeightType::kBf16, 0}, RowPairing::kNone},
-                                        WideValues(rows * cols, span, 100 + span));
-    const std::vector<float> x = WideValues(tokens * cols, span, 200 + span);
+                                        WideValues(rows * cols, span, 128, 100 + span));
+    const std::vector<float> x =
+        WideValues(tokens * cols, span, span == 0 ? 256 : 1 << 20, 200 + span);
+    std::vector<float> rounded = x;
+    for (float& value : rounded) value = ToFloat(ToBf16(value));
     const std::vector<float> out = RunMatmul(*backend, x, *Pack(*backend, w));
     for (int64_t t = 0; t < tokens; ++t) {
       for (int64_t n = 0; n < rows; ++n) {
         const float expected =
-            emulate(RowsOf(x, cols, t, 1), RowsOf(w.dequantized, cols, n, 1), cols);
+            emulate(RowsOf(rounded, cols, t, 1), RowsOf(w.dequantized, cols, n, 1), cols);
         ASSERT_EQ(std::bit_cast<uint32_t>(out[t * rows + n]), std::bit_cast<uint32_t>(expected))
             << "exponents to " << span << ", token " << t << ", output " << n << ": "
             << out[t * rows + n] << " against " << expected;
