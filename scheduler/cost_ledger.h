@@ -7,22 +7,12 @@
 #include <span>
 #include <vector>
 
+#include "scheduler/period.h"
 #include "scheduler/rate_card.h"
 #include "scheduler/request.h"
 #include "scheduler/step_cost_model.h"
 
 namespace tuppence {
-
-// Nanoseconds of each account since process start; their sum is the time up to the last cut.
-struct AccountTotals {
-  int64_t startup_ns = 0;
-  int64_t idle_ns = 0;
-  int64_t request_ns = 0;
-  int64_t overhead_ns = 0;
-  int64_t drain_ns = 0;
-
-  int64_t sum_ns() const { return startup_ns + idle_ns + request_ns + overhead_ns + drain_ns; }
-};
 
 // What one request has been charged so far.
 struct Charges {
