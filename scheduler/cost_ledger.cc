@@ -282,8 +282,8 @@ Cost CostLedger::CostOf(const Charges& charges, bool written_off) const {
   if (!cost.has_rate) return cost;
   cost.rate_card_id = rate_card().id;
   if (written_off) return cost;
-  cost.cost_nanousd = NanoUsd(
-      charges.settled + ExactMoneyOf(rate_card(), charges.machine_ns - charges.settled_ns));
+  cost.cost_nanousd =
+      NanoUsd(charges.settled + ExactMoneyOf(rate_card(), charges.machine_ns - charges.settled_ns));
   return cost;
 }
 

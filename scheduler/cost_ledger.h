@@ -39,7 +39,7 @@ struct Charges {
   int64_t decode_ns = 0;
   double carry_ns = 0;  // what it should have been charged beyond that: a fraction of ns
 
-  int64_t unrecorded_ns = 0;       // of machine_ns, booked to the unrecorded account
+  int64_t unrecorded_ns = 0;        // of machine_ns, booked to the unrecorded account
   TenantAccount* tenant = nullptr;  // null in tests: then no tenant is charged
   // Time before the last change of the rate card, in money.
   int64_t settled_ns = 0;

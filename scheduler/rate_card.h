@@ -10,10 +10,10 @@ namespace tuppence {
 constexpr int64_t kPpm = 1'000'000;
 
 struct RateCard {
-  std::string id = {};                // "" when no rate is known
-  int64_t micro_usd_per_hour = -1;    // of the whole machine; -1: no rate; 0: it costs nothing
-  int64_t machine_share_ppm = kPpm;   // the part of the machine that is this process's
-  std::string source = {};            // list, effective, spot, flag
+  std::string id = {};               // "" when no rate is known
+  int64_t micro_usd_per_hour = -1;   // of the whole machine; -1: no rate; 0: it costs nothing
+  int64_t machine_share_ppm = kPpm;  // the part of the machine that is this process's
+  std::string source = {};           // list, effective, spot, flag
   int64_t valid_from_utc_ns = 0;
 
   bool known() const { return micro_usd_per_hour >= 0; }

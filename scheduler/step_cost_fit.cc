@@ -9,7 +9,7 @@
 namespace tuppence {
 namespace {
 
-constexpr int kWeights = 1;          // W among the unknowns; h is 0
+constexpr int kWeights = 1;  // W among the unknowns; h is 0
 constexpr double kForget = 1.0 / 256;
 constexpr int32_t kStepsPerFit = 16;
 // A measured step is good to about 5 %, the prior to about 30 %: so much of a step is it worth.
@@ -47,9 +47,8 @@ void StepCostFit::Calibrate(std::span<const MeasuredStep> steps) {
     prior.weights_ns *= slower;
     prior.kv_read_ns *= slower;
   }
-  const double arithmetic_ns =
-      prior.token_ns * static_cast<double>(most->work.tokens) +
-      prior.attention_ns * static_cast<double>(most->work.query_keys);
+  const double arithmetic_ns = prior.token_ns * static_cast<double>(most->work.tokens) +
+                               prior.attention_ns * static_cast<double>(most->work.query_keys);
   if (arithmetic_ns > 0 && most->work.tokens > least->work.tokens) {
     const double slower = most->measured_ns / arithmetic_ns;
     prior.token_ns *= slower;

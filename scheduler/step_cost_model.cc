@@ -131,8 +131,7 @@ void StepCostModel::IntegratePsi(std::span<const double> enumerated, double tota
       }
       for (size_t i = 0; i < differences.size(); ++i) {
         const double without = base - q * differences[i];
-        psi[i] += probability *
-                  (std::max(0.0, without + differences[i]) - std::max(0.0, without));
+        psi[i] += probability * (std::max(0.0, without + differences[i]) - std::max(0.0, without));
       }
     }
   }

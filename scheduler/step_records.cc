@@ -33,14 +33,18 @@ StepRecords::StepRecords(int32_t records, int32_t sequences_max) : slots_(record
   }
 }
 
-bool StepRecords::Publish() {
+bool StepRecords::HasRoom() {
   const uint64_t records_max = slots_.size() - 1;
-  if (write_ - released_.load(std::memory_order_acquire) >= records_max) {
-    // Told first and looked at again, or a Release in between would wake nobody.
-    writer_waits_.store(true, std::memory_order_seq_cst);
-    if (write_ - released_.load(std::memory_order_seq_cst) >= records_max) return false;
-    writer_waits_.store(false, std::memory_order_relaxed);
-  }
+  if (write_ - released_.load(std::memory_order_acquire) < records_max) return true;
+  // Told first and looked at again, or a Release in between would wake nobody.
+  writer_waits_.store(true, std::memory_order_seq_cst);
+  if (write_ - released_.load(std::memory_order_seq_cst) >= records_max) return false;
+  writer_waits_.store(false, std::memory_order_relaxed);
+  return true;
+}
+
+bool StepRecords::Publish() {
+  if (!HasRoom()) return false;
   published_.store(++write_, std::memory_order_seq_cst);
   WakeReader();
   return true;

@@ -87,6 +87,8 @@ class StepRecords {
   // Hands the record over; current() is then another, empty one. False, and nothing changes, when
   // the ring is full.
   bool Publish();
+  // Whether Publish would succeed. Where not, the next Release calls on_room.
+  bool HasRoom();
   // Nothing more will come. The record at hand is not handed over.
   void Close();
 
