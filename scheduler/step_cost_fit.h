@@ -40,7 +40,7 @@ class StepCostFit {
   static constexpr int kUnknowns = 5;  // h, W, token, attention, KV read
   using Vector = std::array<double, kUnknowns>;
 
-  // The normal equations of one side's steps, in units of the prior.
+  // The normal equations of one side's steps, in units of scale_.
   struct Side {
     std::array<Vector, kUnknowns> normal = {};
     Vector right = {};
@@ -53,9 +53,10 @@ class StepCostFit {
   void Solve(int sweeps);
   void Descend(int sweeps, bool weights_free);
 
-  Vector scale_ = {};     // the prior; unknowns are multiples of it
-  Vector unknowns_ = {};  // 1: as the prior has it
-  Side below_;            // W + M is longer than C
+  Vector scale_ = {};  // what is a usual size; the unknowns are multiples of it
+  Vector prior_ = {};  // 1 but for h
+  Vector unknowns_ = {};
+  Side below_;  // W + M is longer than C
   Side above_;
   int32_t added_ = 0;  // since the last fit
   StepCostCoefficients coefficients_;

@@ -27,6 +27,14 @@ double Weight(int i) { return kHalfWeights[i % (kNodes / 2)] / 2; }
 
 }  // namespace
 
+StepWork WorkOf(int64_t first, int64_t end, Phase phase) {
+  const int64_t tokens = end - first;
+  const int64_t query_keys = tokens * (first + 1 + end) / 2;
+  return {.tokens = tokens,
+          .query_keys = query_keys,
+          .kv_read_tokens = phase == Phase::kPrefill ? end : query_keys};
+}
+
 StepCostModel::StepCostModel(const StepCostCoefficients& coefficients, int32_t players_max)
     : coefficients_(coefficients) {
   differences_.reserve(players_max);

@@ -28,11 +28,11 @@ constexpr Shape kShapes[] = {
     {.prefill_tokens = 512},          {.decodes = 64, .position = 31},
 };
 
-StepWork WorkOf(const Shape& shape) {
+StepWork WorkOfShape(const Shape& shape) {
   StepWork work;
-  if (shape.prefill_tokens > 0) work = tuppence::WorkOf(0, shape.prefill_tokens, Phase::kPrefill);
+  if (shape.prefill_tokens > 0) work = WorkOf(0, shape.prefill_tokens, Phase::kPrefill);
   for (int32_t i = 0; i < shape.decodes; ++i) {
-    work.Add(tuppence::WorkOf(shape.position, shape.position + 1, Phase::kDecode));
+    work.Add(WorkOf(shape.position, shape.position + 1, Phase::kDecode));
   }
   return work;
 }
@@ -160,15 +160,6 @@ absl::Status ZeroBlocks(int32_t blocks, StepExecutor* executor) {
 
 }  // namespace
 
-StepWork WorkOf(int64_t first, int64_t end, Phase phase) {
-  const int64_t tokens = end - first;
-  const int64_t query_keys = tokens * (first + 1 + end) / 2;
-  // A chunk's queries read the keys together; decoded positions each read their own.
-  return {.tokens = tokens,
-          .query_keys = query_keys,
-          .kv_read_tokens = phase == Phase::kPrefill ? end : query_keys};
-}
-
 absl::StatusOr<std::vector<MeasuredStep>> MeasureWarmUp(const WarmUpLimits& limits,
                                                         const Clock& clock,
                                                         StepExecutor* executor) {
@@ -198,7 +189,7 @@ absl::StatusOr<std::vector<MeasuredStep>> MeasureWarmUp(const WarmUpLimits& limi
   }
   std::vector<MeasuredStep> steps;
   for (Timed& timed : done) {
-    steps.push_back({WorkOf(timed.shape), static_cast<double>(timed.MedianNs())});
+    steps.push_back({WorkOfShape(timed.shape), static_cast<double>(timed.MedianNs())});
   }
   if (blocks > 0) {
     absl::Status status = ZeroBlocks(blocks, executor);
