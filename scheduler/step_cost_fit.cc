@@ -21,6 +21,17 @@ constexpr double kStepsAboveMin = 3;  // before W is refined
 
 }  // namespace
 
+StepCostCoefficients StepCostPrior(const ModelSizes& sizes) {
+  constexpr double kBytesPerNs = 20;
+  constexpr double kFlopsPerNs = 200;
+  StepCostCoefficients cost;
+  cost.weights_ns = static_cast<double>(sizes.weight_bytes) / kBytesPerNs;
+  cost.token_ns = 2 * static_cast<double>(sizes.parameters) / kFlopsPerNs;
+  cost.attention_ns = 4 * static_cast<double>(sizes.attention_cols) / kFlopsPerNs;
+  cost.kv_read_ns = static_cast<double>(sizes.kv_bytes_per_token) / kBytesPerNs;
+  return cost;
+}
+
 StepCostFit::StepCostFit(const StepCostCoefficients& prior) { SetPrior(prior); }
 
 void StepCostFit::SetPrior(const StepCostCoefficients& prior) {

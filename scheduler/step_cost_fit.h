@@ -17,6 +17,18 @@
 
 namespace tuppence {
 
+// What the prior is made of.
+struct ModelSizes {
+  int64_t weight_bytes = 0;  // read by each step, as the backend keeps them
+  int64_t parameters = 0;
+  int64_t attention_cols = 0;  // heads x head_dim, all layers together
+  int64_t kv_bytes_per_token = 0;
+};
+
+// The coefficients of this model on a usual server CPU, 20 GB/s and 0.2 TFLOPS: right in their
+// ratios within each resource, which is what Calibrate builds on.
+StepCostCoefficients StepCostPrior(const ModelSizes& sizes);
+
 struct MeasuredStep {
   StepWork work;  // of all players
   double measured_ns = 0;

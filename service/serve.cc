@@ -270,6 +270,7 @@ int Serve(const ServeOptions& options) {
                            .log = &log,
                            .counters = &counters,
                            .limits = CallLimitsOf(options, (*loaded)->served)};
+  if (absl::Status status = engine.WarmUp(); !status.ok()) return Fail(status);
   engine.Start();
   auto server = Server::Start(ServerOptionsOf(options), parts);
   if (!server.ok()) return Fail(server.status());

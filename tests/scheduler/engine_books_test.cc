@@ -351,7 +351,7 @@ void RunRandomBooks(uint64_t seed) {
   std::atomic<bool> unrecorded = false;
   EngineOptions options = WithBooks(books);
   options.unrecorded = &unrecorded;
-  options.blocks = 14 + static_cast<int32_t>(random() % 40);
+  options.blocks = 26 + static_cast<int32_t>(random() % 30);
   options.period_ns = 10'000'000;
   EngineHarness harness(options);
   const int64_t start_ns = harness.clock().NowNs();
