@@ -89,11 +89,18 @@ Figures MeasureDecode(int32_t sequences, int32_t prompt_tokens, int32_t steps) {
 // The ledger alone, as Engine::Charge and CloseStep call it. `chunk_tokens` > 0: one player
 // prefills so many, enough that arithmetic rules and psi is not 0.
 Figures MeasureLedger(int32_t requests, int64_t chunk_tokens, int32_t steps) {
+  // Reading rules at every number of decodes, as on a GPU; one chunk is enough for arithmetic to.
+  const StepCostCoefficients coefficients = {.launch_ns = 50'000,
+                                             .weights_ns = 10'000'000,
+                                             .token_ns = 20'000,
+                                             .attention_ns = 1,
+                                             .kv_read_ns = 200};
   const SteadyClock clock;
-  StepCostFit fit(StepCostCoefficients{});
+  StepCostFit fit(coefficients);
   CostLedger ledger({.start_ns = clock.NowNs(),
                      .utc_start_ns = clock.UtcNs(),
                      .rate_card = {"bench", 500'000},
+                     .coefficients = coefficients,
                      .players_max = requests + 1});
   // As far apart as the engine's requests are.
   struct alignas(64) Request {
@@ -123,7 +130,7 @@ Figures MeasureLedger(int32_t requests, int64_t chunk_tokens, int32_t steps) {
     step_ns.push_back(clock.NowNs() - start_ns);
     ledger.TakePeriods(nullptr);
     // The model stays as it was, so that each kind of step stays of its kind.
-    ledger.SetCoefficients(StepCostCoefficients{});
+    ledger.SetCoefficients(coefficients);
   }
   return FiguresOf(std::move(step_ns));
 }
@@ -142,7 +149,7 @@ void Run(int32_t steps) {
   std::printf("the ledger's part of it\n%10s %14s %10s %10s %10s\n", "sequences", "chunk_tokens",
               "median_us", "p99_us", "max_us");
   for (const int32_t sequences : {1, 16, 64, 256}) {
-    for (const int64_t chunk_tokens : {0, 64}) {
+    for (const int64_t chunk_tokens : {0, 512}) {
       const Figures figures = MeasureLedger(sequences, chunk_tokens, steps);
       std::printf("%10d %14d %10.2f %10.2f %10.2f\n", sequences, static_cast<int>(chunk_tokens),
                   figures.median_us, figures.p99_us, figures.max_us);

@@ -385,6 +385,7 @@ void RunRandomBooks(uint64_t seed) {
       books.TakeAll();
     }
   });
+  harness.clock().Advance(1);
   harness.engine().Stop();
   rest.join();
   EXPECT_EQ(books.rows.size(), static_cast<size_t>(submitted)) << "each ends once";
