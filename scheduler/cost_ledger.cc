@@ -1,7 +1,7 @@
 #include "scheduler/cost_ledger.h"
 
 #include <algorithm>
-#include <cmath>
+#include <array>
 
 #include "model/check.h"
 
@@ -129,35 +129,50 @@ void CostLedger::Apportion(int64_t total_ns, std::span<const StepPlayer> players
 }
 
 void CostLedger::GiveRemainders(int64_t left_ns, std::span<const StepPlayer> players) {
-  if (left_ns == 0) return;
-  const size_t count = players.size();
-  ranking_.resize(count);
-  for (size_t i = 0; i < count; ++i) ranking_[i] = static_cast<int32_t>(i);
-  // Whoever is owed most by the charge so far pays the next nanosecond; of equals the first to
-  // come.
-  const auto owes_more = [&](int32_t a, int32_t b) {
-    const double owed_a = due_ns_[a] - static_cast<double>(charge_ns_[a]);
-    const double owed_b = due_ns_[b] - static_cast<double>(charge_ns_[b]);
-    return owed_a != owed_b ? owed_a > owed_b : players[a].order < players[b].order;
+  const int64_t count = static_cast<int64_t>(players.size());
+  // Carries are fractions, so that as a rule less than a nanosecond for each is left.
+  for (; left_ns >= count; left_ns -= count) {
+    for (int64_t& charge_ns : charge_ns_) ++charge_ns;
+  }
+  if (left_ns > 0) GiveToMostOwed(left_ns, players);
+  for (; left_ns < 0; ++left_ns) TakeFromLeastOwed(players);
+}
+
+// Whoever is owed most by the charge so far pays the next nanosecond; of equals the first to come.
+bool CostLedger::OwesMore(std::span<const StepPlayer> players, int32_t a, int32_t b) const {
+  const double owed_a = OwedNs(a);
+  const double owed_b = OwedNs(b);
+  return owed_a != owed_b ? owed_a > owed_b : players[a].order < players[b].order;
+}
+
+// By buckets of equal width, the highest first: only the one in which the nanoseconds run out needs
+// sorting. A selection over all of them took half of the ledger's time at 256 players.
+void CostLedger::GiveToMostOwed(int64_t left_ns, std::span<const StepPlayer> players) {
+  constexpr int kBuckets = 64;
+  std::array<int32_t, kBuckets> sizes = {};
+  const auto bucket_of = [this](size_t i) {
+    return std::clamp(static_cast<int>(OwedNs(i) * kBuckets), 0, kBuckets - 1);
   };
-  // One round as a rule: carries are fractions. The rest takes a nanosecond at a time.
-  while (left_ns > 0) {
-    const size_t payers = std::min<size_t>(left_ns, count);
-    if (payers < count) {
-      std::nth_element(ranking_.begin(), ranking_.begin() + payers, ranking_.end(), owes_more);
-    }
-    for (size_t i = 0; i < payers; ++i) ++charge_ns_[ranking_[i]];
-    left_ns -= static_cast<int64_t>(payers);
+  for (size_t i = 0; i < players.size(); ++i) ++sizes[bucket_of(i)];
+  int last = kBuckets - 1;
+  for (; sizes[last] < left_ns; --last) left_ns -= sizes[last];
+  ranking_.clear();
+  for (size_t i = 0; i < players.size(); ++i) {
+    const int bucket = bucket_of(i);
+    if (bucket == last) ranking_.push_back(static_cast<int32_t>(i));
+    if (bucket > last) ++charge_ns_[i];
   }
-  for (; left_ns < 0; ++left_ns) {
-    int32_t least = -1;
-    for (size_t i = 0; i < count; ++i) {
-      if (charge_ns_[i] > 0 && (least < 0 || owes_more(least, static_cast<int32_t>(i)))) {
-        least = static_cast<int32_t>(i);
-      }
-    }
-    --charge_ns_[least];
+  const auto owes_more = [&](int32_t a, int32_t b) { return OwesMore(players, a, b); };
+  std::nth_element(ranking_.begin(), ranking_.begin() + (left_ns - 1), ranking_.end(), owes_more);
+  for (int64_t i = 0; i < left_ns; ++i) ++charge_ns_[ranking_[i]];
+}
+
+void CostLedger::TakeFromLeastOwed(std::span<const StepPlayer> players) {
+  int32_t least = -1;
+  for (int32_t i = 0; i < static_cast<int32_t>(players.size()); ++i) {
+    if (charge_ns_[i] > 0 && (least < 0 || OwesMore(players, least, i))) least = i;
   }
+  --charge_ns_[least];
 }
 
 // Returns the charge's shared part.

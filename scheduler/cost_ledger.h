@@ -127,6 +127,12 @@ class CostLedger {
   // its carry included, then one more for those with the largest remainders.
   void Apportion(int64_t total_ns, std::span<const StepPlayer> players);
   void GiveRemainders(int64_t left_ns, std::span<const StepPlayer> players);
+  void GiveToMostOwed(int64_t left_ns, std::span<const StepPlayer> players);
+  void TakeFromLeastOwed(std::span<const StepPlayer> players);
+  bool OwesMore(std::span<const StepPlayer> players, int32_t a, int32_t b) const;
+  double OwedNs(size_t player) const {
+    return due_ns_[player] - static_cast<double>(charge_ns_[player]);
+  }
   int64_t Book(const StepPlayer& player, size_t index);
 
   StepCostModel model_;

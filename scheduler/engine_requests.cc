@@ -7,7 +7,6 @@
 #include "model/check.h"
 #include "scheduler/engine.h"
 #include "scheduler/refusal.h"
-#include "scheduler/warm_up.h"
 
 namespace tuppence {
 namespace {

@@ -21,13 +21,29 @@ constexpr double kStepsAboveMin = 3;  // before W is refined
 
 }  // namespace
 
+StepCostCoefficients StepCostPrior(const ModelSizes& sizes) {
+  constexpr double kBytesPerNs = 20;
+  constexpr double kFlopsPerNs = 200;
+  StepCostCoefficients cost;
+  cost.weights_ns = static_cast<double>(sizes.weight_bytes) / kBytesPerNs;
+  cost.token_ns = 2 * static_cast<double>(sizes.parameters) / kFlopsPerNs;
+  cost.attention_ns = 4 * static_cast<double>(sizes.attention_cols) / kFlopsPerNs;
+  cost.kv_read_ns = static_cast<double>(sizes.kv_bytes_per_token) / kBytesPerNs;
+  return cost;
+}
+
 StepCostFit::StepCostFit(const StepCostCoefficients& prior) { SetPrior(prior); }
 
 void StepCostFit::SetPrior(const StepCostCoefficients& prior) {
   coefficients_ = prior;
-  scale_ = {prior.launch_ns, prior.weights_ns, prior.token_ns, prior.attention_ns,
+  // Launching is the least known, and small beside W: what W is wrong by must be able to show
+  // there.
+  const double launch_scale_ns = std::max(prior.launch_ns, prior.weights_ns / 10);
+  scale_ = {launch_scale_ns, prior.weights_ns, prior.token_ns, prior.attention_ns,
             prior.kv_read_ns};
-  unknowns_.fill(1);
+  prior_.fill(1);
+  if (launch_scale_ns > 0) prior_[0] = prior.launch_ns / launch_scale_ns;
+  unknowns_ = prior_;
   below_ = above_ = Side();
   added_ = 0;
 }
@@ -131,7 +147,7 @@ void StepCostFit::Descend(int sweeps, bool weights_free) {
     double moved = 0;
     for (int k = 0; k < kUnknowns; ++k) {
       if (k == kWeights && !weights_free) continue;
-      double right = below_.right[k] + above_.right[k] + kPriorWeight;
+      double right = below_.right[k] + above_.right[k] + kPriorWeight * prior_[k];
       for (int j = 0; j < kUnknowns; ++j) {
         if (j != k) right -= (below_.normal[k][j] + above_.normal[k][j]) * unknowns_[j];
       }

@@ -17,6 +17,18 @@
 
 namespace tuppence {
 
+// What the prior is made of.
+struct ModelSizes {
+  int64_t weight_bytes = 0;  // read by each step, as the backend keeps them
+  int64_t parameters = 0;
+  int64_t attention_cols = 0;  // heads x head_dim, all layers together
+  int64_t kv_bytes_per_token = 0;
+};
+
+// The coefficients of this model on a usual server CPU, 20 GB/s and 0.2 TFLOPS: right in their
+// ratios within each resource, which is what Calibrate builds on.
+StepCostCoefficients StepCostPrior(const ModelSizes& sizes);
+
 struct MeasuredStep {
   StepWork work;  // of all players
   double measured_ns = 0;
@@ -40,7 +52,7 @@ class StepCostFit {
   static constexpr int kUnknowns = 5;  // h, W, token, attention, KV read
   using Vector = std::array<double, kUnknowns>;
 
-  // The normal equations of one side's steps, in units of the prior.
+  // The normal equations of one side's steps, in units of scale_.
   struct Side {
     std::array<Vector, kUnknowns> normal = {};
     Vector right = {};
@@ -53,9 +65,10 @@ class StepCostFit {
   void Solve(int sweeps);
   void Descend(int sweeps, bool weights_free);
 
-  Vector scale_ = {};     // the prior; unknowns are multiples of it
-  Vector unknowns_ = {};  // 1: as the prior has it
-  Side below_;            // W + M is longer than C
+  Vector scale_ = {};  // what is a usual size; the unknowns are multiples of it
+  Vector prior_ = {};  // 1 but for h
+  Vector unknowns_ = {};
+  Side below_;  // W + M is longer than C
   Side above_;
   int32_t added_ = 0;  // since the last fit
   StepCostCoefficients coefficients_;

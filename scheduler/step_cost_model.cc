@@ -1,6 +1,7 @@
 #include "scheduler/step_cost_model.h"
 
 #include <array>
+#include <bit>
 #include <cmath>
 
 #include "model/check.h"
@@ -20,12 +21,42 @@ constexpr double kHalfWeights[kNodes / 2] = {
 
 constexpr size_t kEnumerated = 4;
 
-double Node(int i) {
-  return i < kNodes / 2 ? 0.5 - kHalfNodes[i] / 2 : 0.5 + kHalfNodes[i - kNodes / 2] / 2;
+// At each node q: the node's weight times the probability q^in (1 - q)^out of one subset of `in` of
+// in + out players.
+struct Quadrature {
+  double nodes[kNodes] = {};
+  double weights[kNodes][kEnumerated + 1][kEnumerated + 1] = {};  // [node][in][out]
+};
+
+constexpr Quadrature MakeQuadrature() {
+  Quadrature table;
+  for (int i = 0; i < kNodes; ++i) {
+    const double half = kHalfNodes[i % (kNodes / 2)] / 2;
+    const double q = i < kNodes / 2 ? 0.5 - half : 0.5 + half;
+    table.nodes[i] = q;
+    for (size_t in = 0; in <= kEnumerated; ++in) {
+      for (size_t out = 0; out <= kEnumerated; ++out) {
+        double weight = kHalfWeights[i % (kNodes / 2)] / 2;
+        for (size_t k = 0; k < in; ++k) weight *= q;
+        for (size_t k = 0; k < out; ++k) weight *= 1 - q;
+        table.weights[i][in][out] = weight;
+      }
+    }
+  }
+  return table;
 }
-double Weight(int i) { return kHalfWeights[i % (kNodes / 2)] / 2; }
+
+constexpr Quadrature kQuadrature = MakeQuadrature();
 
 }  // namespace
+
+StepWork WorkOf(int64_t first, int64_t end, Phase phase) {
+  const int64_t tokens = end - first;
+  const int64_t query_keys = tokens * (first + 1 + end) / 2;
+  return {.tokens = tokens,
+          .query_keys = query_keys,
+          .kv_read_tokens = phase == Phase::kPrefill ? end : query_keys};
+}
 
 StepCostModel::StepCostModel(const StepCostCoefficients& coefficients, int32_t players_max)
     : coefficients_(coefficients) {
@@ -111,20 +142,22 @@ void StepCostModel::AddPsi(double total_d, std::span<StepShare> shares) {
 void StepCostModel::IntegratePsi(std::span<const double> enumerated, double total_d, double spread,
                                  std::span<const double> differences, std::span<double> psi) const {
   double rest = total_d;
-  for (const double d : enumerated) rest -= d;
-  const int subsets = 1 << enumerated.size();
+  double sums[size_t{1} << kEnumerated] = {};  // D of each subset of the enumerated
+  size_t subsets = 1;
+  for (const double d : enumerated) {
+    rest -= d;
+    for (size_t subset = 0; subset < subsets; ++subset) sums[subsets + subset] = sums[subset] + d;
+    subsets *= 2;
+  }
   double always = 0;  // probability that i's d counts in full
   for (int node = 0; node < kNodes; ++node) {
-    const double q = Node(node);
-    for (int subset = 0; subset < subsets; ++subset) {
-      double probability = Weight(node);
-      double base = q * rest - coefficients_.weights_ns;
-      for (size_t k = 0; k < enumerated.size(); ++k) {
-        const bool in = (subset >> k) & 1;
-        probability *= in ? q : 1 - q;
-        if (in) base += enumerated[k];
-      }
+    const double q = kQuadrature.nodes[node];
+    const double others = q * rest - coefficients_.weights_ns;
+    for (size_t subset = 0; subset < subsets; ++subset) {
+      const double base = sums[subset] + others;
       if (base <= -spread) continue;  // below the roof with or without i
+      const size_t in = std::popcount(subset);
+      const double probability = kQuadrature.weights[node][in][enumerated.size() - in];
       if (base >= spread) {
         always += probability;
         continue;

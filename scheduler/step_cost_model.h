@@ -16,6 +16,8 @@
 #include <span>
 #include <vector>
 
+#include "model/batch.h"
+
 namespace tuppence {
 
 struct StepCostCoefficients {
@@ -40,6 +42,10 @@ struct StepWork {
     kv_read_tokens += other.kv_read_tokens;
   }
 };
+
+// The work of positions [first, end) of one sequence. A chunk's queries read the keys together;
+// decoded positions each read their own.
+StepWork WorkOf(int64_t first, int64_t end, Phase phase);
 
 // One player's modelled share: shared is its part of h + W, own the rest.
 struct StepShare {

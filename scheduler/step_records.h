@@ -57,7 +57,7 @@ struct StepSummary {
   int32_t recomputed_tokens = 0;
   int32_t requests = 0;
   int32_t sequences = 0;
-  StepCostCoefficients coefficients;  // that divided it
+  StepCostCoefficients coefficients = {};  // that divided it
 };
 
 struct StepRecord {

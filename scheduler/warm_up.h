@@ -29,7 +29,4 @@ struct WarmUpLimits {
 absl::StatusOr<std::vector<MeasuredStep>> MeasureWarmUp(const WarmUpLimits& limits,
                                                         const Clock& clock, StepExecutor* executor);
 
-// Attention and arithmetic of positions [first, end) of one sequence, as the model counts them.
-StepWork WorkOf(int64_t first, int64_t end, Phase phase);
-
 }  // namespace tuppence

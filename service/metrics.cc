@@ -21,8 +21,8 @@ constexpr double kSeconds = 1e-9;  // of a nanosecond
 void AddProcess(const ServiceParts& parts, const EngineSnapshot& engine, MetricPage* page) {
   const ServedModel& model = *parts.model;
   page->Add(MetricId::kBuildInfo, 1,
-            {kVersion, model.backend, model.kernels, model.arithmetic_id, model.weight_type,
-             model.kv_type});
+            {kVersion, model.backend, model.kernels.substr(0, model.kernels.find(':')),
+             model.arithmetic_id, model.weight_type, model.kv_type});
   page->Add(MetricId::kModelMemory, static_cast<double>(model.weight_bytes), {"weights"});
   page->Add(MetricId::kModelMemory, static_cast<double>(model.kv_bytes), {"kv_cache"});
   page->Add(MetricId::kEngineFailed, engine.failed);

@@ -21,6 +21,7 @@
 #include "scheduler/clock.h"
 #include "scheduler/engine.h"
 #include "service/admin_server.h"
+#include "service/books_thread.h"
 #include "service/call_registry.h"
 #include "service/metrics.h"
 #include "service/model_loader.h"
@@ -41,6 +42,7 @@ constexpr int64_t kSecond = 1'000'000'000;
 constexpr int64_t kLookNs = 200'000'000;         // how often the main thread looks at the engine
 constexpr int64_t kLastWordsNs = 2'000'000'000;  // for final messages to leave after the drain
 constexpr int64_t kPromptBytesPerToken = 32;
+constexpr int32_t kStepRecords = 1024;  // steps that the books may be behind
 
 int64_t Ns(double seconds) { return std::llround(seconds * kSecond); }
 
@@ -280,6 +282,8 @@ int Serve(const ServeOptions& options) {
 
   EngineOptions engine_options = (*loaded)->engine;
   SetEngineOptions(options, started_ns, &engine_options);
+  StepRecords records(kStepRecords, engine_options.sequences_max);
+  engine_options.records = &records;
   AdmissionControl admission(AdmissionOf(options));
   Engine engine(engine_options, (*loaded)->executor(), (*loaded)->served.tokenizer.get(), &clock);
   CallRegistry calls;
@@ -295,9 +299,14 @@ int Serve(const ServeOptions& options) {
                            .counters = &counters,
                            .limits = CallLimitsOf(options, (*loaded)->served),
                            .metrics = &metrics};
+  if (absl::Status status = engine.WarmUp(); !status.ok()) return Fail(status);
+  std::optional<BooksThread> books(std::in_place, &records, engine.notifier(), &metrics);
   engine.Start();
   auto server = Server::Start(ServerOptionsOf(options), parts);
-  if (!server.ok()) return Fail(server.status());
+  if (!server.ok()) {
+    engine.Stop();  // which closes the records
+    return Fail(server.status());
+  }
   TellAddresses(options, **server, **admin);
   signals.SetGraceful(true);
   state.parts = &parts;
@@ -307,6 +316,7 @@ int Serve(const ServeOptions& options) {
   const int code = ServeUntilStopped(options, clock, &signals, server->get(), &engine);
   admin->reset();  // its pages look at the parts below
   engine.Stop();
+  books.reset();  // the last period is in it
   return code;
 }
 
