@@ -1,6 +1,7 @@
 // Host time of an engine step: everything but the model. NullExecutor answers at once, so that what
 // is left is planning, building the batch, charging and delivering, with readers that take each
-// step. Prints one line for each number of running sequences.
+// step. Prints one line for each number of running sequences, then the ledger's own part: dividing
+// a step's time, following it with the fit, closing periods when due.
 //   engine_bench [steps]
 #include <algorithm>
 #include <cstdio>
@@ -85,6 +86,55 @@ Figures MeasureDecode(int32_t sequences, int32_t prompt_tokens, int32_t steps) {
   return FiguresOf(std::move(step_ns));
 }
 
+// The ledger alone, as Engine::Charge and CloseStep call it. `chunk_tokens` > 0: one player
+// prefills so many, enough that arithmetic rules and psi is not 0.
+Figures MeasureLedger(int32_t requests, int64_t chunk_tokens, int32_t steps) {
+  // Reading rules at every number of decodes, as on a GPU; one chunk is enough for arithmetic to.
+  const StepCostCoefficients coefficients = {.launch_ns = 50'000,
+                                             .weights_ns = 10'000'000,
+                                             .token_ns = 20'000,
+                                             .attention_ns = 1,
+                                             .kv_read_ns = 200};
+  const SteadyClock clock;
+  StepCostFit fit(coefficients);
+  CostLedger ledger({.start_ns = clock.NowNs(),
+                     .utc_start_ns = clock.UtcNs(),
+                     .rate_card = {"bench", 500'000},
+                     .coefficients = coefficients,
+                     .players_max = requests + 1});
+  // As far apart as the engine's requests are.
+  struct alignas(64) Request {
+    Charges charges;
+    char rest[1024];
+  };
+  std::vector<std::unique_ptr<Request>> open;
+  std::vector<StepPlayer> players;
+  for (int32_t i = 0; i < requests; ++i) {
+    open.push_back(std::make_unique<Request>());
+    ledger.Open(absl::StrCat("tenant-", i % 8), &open.back()->charges);
+    StepPlayer player = {&open.back()->charges, i, {}, {}};
+    if (i == 0 && chunk_tokens > 0) {
+      player.prefill = WorkOf(0, chunk_tokens, Phase::kPrefill);
+    } else {
+      player.decode = WorkOf(300 + i, 301 + i, Phase::kDecode);
+    }
+    players.push_back(player);
+  }
+  std::vector<int64_t> step_ns;
+  for (int32_t step = 0; step < steps; ++step) {
+    const int64_t start_ns = clock.NowNs();
+    const StepCharge charge = ledger.ChargeStep(players, start_ns);
+    fit.Add(charge.work, static_cast<double>(charge.step_ns));
+    ledger.ClosePeriodIfDue(clock.UtcNs());
+    if (fit.Refine()) ledger.SetCoefficients(fit.coefficients());
+    step_ns.push_back(clock.NowNs() - start_ns);
+    ledger.TakePeriods(nullptr);
+    // The model stays as it was, so that each kind of step stays of its kind.
+    ledger.SetCoefficients(coefficients);
+  }
+  return FiguresOf(std::move(step_ns));
+}
+
 void Run(int32_t steps) {
   std::printf("host time per decode step, NullExecutor, %d steps each\n", steps);
   std::printf("%10s %14s %10s %10s %10s\n", "sequences", "prompt_tokens", "median_us", "p99_us",
@@ -94,6 +144,15 @@ void Run(int32_t steps) {
       const Figures figures = MeasureDecode(sequences, prompt_tokens, steps);
       std::printf("%10d %14d %10.1f %10.1f %10.1f\n", sequences, prompt_tokens, figures.median_us,
                   figures.p99_us, figures.max_us);
+    }
+  }
+  std::printf("the ledger's part of it\n%10s %14s %10s %10s %10s\n", "sequences", "chunk_tokens",
+              "median_us", "p99_us", "max_us");
+  for (const int32_t sequences : {1, 16, 64, 256}) {
+    for (const int64_t chunk_tokens : {0, 512}) {
+      const Figures figures = MeasureLedger(sequences, chunk_tokens, steps);
+      std::printf("%10d %14d %10.2f %10.2f %10.2f\n", sequences, static_cast<int>(chunk_tokens),
+                  figures.median_us, figures.p99_us, figures.max_us);
     }
   }
 }

@@ -79,6 +79,20 @@ bool ActiveRequest::IsStopId(int32_t token_id) const {
   return std::find(ids.begin(), ids.end(), token_id) != ids.end();
 }
 
+void ActiveRequest::CountBlocks(int64_t now_ns, int32_t block_tokens) {
+  kv_block_ns += kv_blocks * (now_ns - kv_since_ns);
+  kv_since_ns = now_ns;
+  kv_blocks = 0;
+  int64_t sharing = 0;
+  const int32_t prompt_blocks = prompt_tokens() / block_tokens;
+  for (const Sequence& sequence : sequences) {
+    kv_blocks += sequence.blocks.size();
+    sharing += !sequence.crossed() && sequence.blocks.size() >= prompt_blocks;
+  }
+  // Choices hold the prompt's full blocks together, unless each has its own set aside.
+  if (sharing > 1 && !pinned) kv_blocks -= (sharing - 1) * prompt_blocks;
+}
+
 Usage ActiveRequest::UsageAt(int64_t now_ns) const {
   Usage usage;
   usage.prompt_tokens = prompt_tokens();

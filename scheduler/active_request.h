@@ -37,6 +37,7 @@ struct Choice {
   PenaltyCounts counts;
   FinishReason finish_reason = FinishReason::kNone;
   int64_t stalled_since_ns = 0;
+  int64_t last_token_ns = -1;
 };
 
 struct ActiveRequest : SequenceGroup {
@@ -53,6 +54,8 @@ struct ActiveRequest : SequenceGroup {
   bool wants_logprobs() const {
     return request.sampling.logprobs || request.sampling.top_logprobs > 0;
   }
+  // Notes how many blocks it holds from now on, and for how long it held what it had.
+  void CountBlocks(int64_t now_ns, int32_t block_tokens);
   // Counts and times up to now.
   Usage UsageAt(int64_t now_ns) const;
 
@@ -68,6 +71,9 @@ struct ActiveRequest : SequenceGroup {
   int64_t requests_in_steps = 0;  // summed over its steps, itself included
   int64_t last_step = -1;         // number of the last step it was in
   int32_t player = -1;            // its place among that step's players; -1: recomputes only
+  int64_t kv_blocks = 0;          // held since kv_since_ns; a shared block counts once
+  int64_t kv_since_ns = 0;
+  int64_t kv_block_ns = 0;  // blocks x time until then
 
  private:
   bool IsStopId(int32_t token_id) const;

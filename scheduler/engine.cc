@@ -5,9 +5,12 @@
 #include "absl/strings/str_cat.h"
 #include "model/check.h"
 #include "scheduler/refusal.h"
+#include "scheduler/warm_up.h"
 
 namespace tuppence {
 namespace {
+
+constexpr int64_t kStepsPerQuantile = 128;
 
 SchedulerOptions SchedulerOptionsOf(const EngineOptions& options) {
   return {.block_tokens = options.block_tokens,
@@ -26,6 +29,17 @@ BatchLimits BatchLimitsOf(const EngineOptions& options) {
           .logit_rows_max = options.logit_rows_max,
           .context_tokens = options.context_tokens,
           .block_tokens = options.block_tokens};
+}
+
+LedgerOptions LedgerOptionsOf(const EngineOptions& options, const Clock& clock) {
+  const int64_t now_ns = clock.NowNs();
+  const int64_t start_ns = options.process_start_ns >= 0 ? options.process_start_ns : now_ns;
+  return {.start_ns = start_ns,
+          .utc_start_ns = clock.UtcNs() - (now_ns - start_ns),
+          .rate_card = options.rate_card,
+          .coefficients = options.cost,
+          .players_max = options.sequences_max + 1,
+          .period_ns = options.period_ns};
 }
 
 absl::Status Unavailable(const char* reason_code, std::string_view message,
@@ -50,11 +64,13 @@ Engine::Engine(const EngineOptions& options, StepExecutor* executor, const Token
       clock_(clock),
       inbox_(options.inbox_max, options.retry_after_ms),
       notifier_(std::make_shared<StreamNotifier>()),
+      rate_card_(options.rate_card),
       pool_(options.blocks),
       scheduler_(SchedulerOptionsOf(options), &pool_),
       builder_(BatchLimitsOf(options)),
-      ledger_(options.process_start_ns >= 0 ? options.process_start_ns : clock->NowNs(),
-              options.rate_card, options.cost, options.sequences_max + 1) {
+      ledger_(LedgerOptionsOf(options, *clock)),
+      fit_(options.cost),
+      records_(options.records) {
   CHECK_GT(options.stall_limit_ns, 0);
   CHECK_GT(options.idle_beat_ns, 0);
   arrived_.reserve(options.inbox_max);
@@ -64,11 +80,35 @@ Engine::Engine(const EngineOptions& options, StepExecutor* executor, const Token
   ready_.reserve(options.sequences_max);
   counts_.blocks_total = options.blocks;
   counts_.last_progress_ns = clock->NowNs();
+  counts_.cost = options.cost;
+  if (records_ != nullptr) records_->SetOnRoom([this] { inbox_.Wake(); });
   MutexLock lock(&snapshot_mutex_);
   snapshot_ = counts_;
 }
 
-Engine::~Engine() { Stop(); }
+Engine::~Engine() {
+  Stop();
+  notifier_->Stop();
+}
+
+absl::Status Engine::WarmUp() {
+  CHECK(!started_ && !thread_.joinable());
+  const absl::StatusOr<std::vector<MeasuredStep>> steps =
+      MeasureWarmUp({.tokens_max = BatchTokensMax(options_),
+                     .sequences_max = options_.sequences_max,
+                     .context_tokens = options_.context_tokens,
+                     .block_tokens = options_.block_tokens,
+                     .blocks = options_.blocks,
+                     .budget_ns = options_.warm_up_ns},
+                    *clock_, executor_);
+  if (!steps.ok()) return steps.status();
+  fit_.Calibrate(*steps);
+  ledger_.SetCoefficients(fit_.coefficients());
+  const StepCostModel model(fit_.coefficients(), 0);
+  for (const MeasuredStep& step : *steps) errors_.Add(step.measured_ns, model.StepNs(step.work));
+  PublishCounts(clock_->NowNs());
+  return absl::OkStatus();
+}
 
 void Engine::Start() {
   CHECK(!thread_.joinable());
@@ -77,11 +117,12 @@ void Engine::Start() {
 }
 
 void Engine::Run() {
-  while (!(stopping_.load(std::memory_order_acquire) && drained())) {
+  while (!(stopping_.load(std::memory_order_acquire) && settled_ns_ >= 0)) {
     if (Step()) continue;
     const int64_t until_alarm_ns = next_alarm_ns_ - clock_->NowNs();
     inbox_.Wait(std::min(options_.idle_beat_ns, until_alarm_ns));
   }
+  CloseBooks();
 }
 
 absl::Status Engine::Submit(Request request) {
@@ -119,8 +160,10 @@ void Engine::Stop() {
   if (thread_.joinable()) {
     thread_.join();
   } else {
-    while (!drained()) Step();
+    while (settled_ns_ < 0) Step();
+    CloseBooks();
   }
+  if (records_ != nullptr) return;
   notifier_->Stop();
   notifier_->NotifyAll();
 }
@@ -132,19 +175,19 @@ EngineSnapshot Engine::Snapshot() const {
 
 bool Engine::Step() {
   step_begin_ns_ = clock_->NowNs();
-  if (!std::exchange(started_, true)) ledger_.Cut(CostLedger::Account::kStartup, step_begin_ns_);
+  if (!std::exchange(started_, true)) {
+    ledger_.Cut(CostLedger::Account::kStartup, step_begin_ns_, clock_->UtcNs());
+  }
+  if (records_full_) PublishRecord();
   // Read before the inbox: once it is set nothing more goes in, so that what is taken now is all.
   const bool drain_begins = drain_deadline_ns_.load(std::memory_order_acquire) != kNever;
-  AcceptArrivals();
+  AcceptArrivals(/*all=*/drain_begins);
   EndWhoMust();
   const StepPlan& plan = scheduler_.PlanStep();
   counts_.preemptions += plan.preemptions;
   if (plan.empty()) {
     Idle();
-    if (drain_begins && active_.empty() && !drained()) {
-      drained_.store(true, std::memory_order_release);
-      drained_.notify_all();
-    }
+    NoteDrained(drain_begins);
     return false;
   }
   StartPlanned(plan);
@@ -164,14 +207,17 @@ bool Engine::Step() {
   return true;
 }
 
-// From the inbox to the scheduler's queue.
-void Engine::AcceptArrivals() {
+// From the inbox to the scheduler's queue. While the books are behind nobody comes in, unless these
+// are the last, who must be answered in time.
+void Engine::AcceptArrivals(bool all) {
+  if (records_full_ && !all && failure_.ok()) return;
   inbox_.Take(&arrived_);
   for (Request& request : arrived_) {
     const int64_t arrival = arrivals_++;
     const int64_t tenant = InternTenant(request.tenant);
     auto active = std::make_unique<ActiveRequest>(std::move(request), arrival, tenant, tokenizer_);
     scheduler_.Add(active.get(), active->request.sampling.choices);
+    ledger_.Open(active->request.tenant, &active->charges);
     // A stream that was cancelled before it came here has sent its wake-up already.
     NoteAlarm(active->request.stream->cancelled() ? step_begin_ns_ : active->request.deadline_ns);
     ++counts_.requests_accepted;
@@ -185,7 +231,7 @@ void Engine::AcceptArrivals() {
 void Engine::EndWhoMust() {
   const int64_t drain_deadline_ns = drain_deadline_ns_.load(std::memory_order_acquire);
   if (drain_deadline_ns != kNever && !std::exchange(draining_, true)) {
-    if (idle_) ledger_.Cut(CostLedger::Account::kIdle, step_begin_ns_);
+    if (idle_) ledger_.Cut(CostLedger::Account::kIdle, step_begin_ns_, clock_->UtcNs());
     counts_.draining = true;
   }
   if (step_begin_ns_ < drain_deadline_ns) NoteAlarm(drain_deadline_ns);
@@ -220,7 +266,8 @@ void Engine::LetStalledGoOn() {
 
 // Nobody runs: the time since the last cut was nobody's.
 void Engine::Idle() {
-  ledger_.Cut(draining_ ? CostLedger::Account::kDrain : CostLedger::Account::kIdle, step_begin_ns_);
+  ledger_.Cut(draining_ ? CostLedger::Account::kDrain : CostLedger::Account::kIdle, step_begin_ns_,
+              clock_->UtcNs());
   idle_ = true;
   CloseStep(step_begin_ns_);
 }
@@ -228,16 +275,23 @@ void Engine::Idle() {
 void Engine::StartPlanned(const StepPlan& plan) {
   if (std::exchange(idle_, false)) {
     ledger_.Cut(draining_ ? CostLedger::Account::kDrain : CostLedger::Account::kIdle,
-                step_begin_ns_);
+                step_begin_ns_, clock_->UtcNs());
   }
   for (const PlanEntry& entry : plan.entries) {
     ActiveRequest* request = static_cast<ActiveRequest*>(entry.group);
     if (request->first_scheduled_ns < 0) request->first_scheduled_ns = step_begin_ns_;
+    request->CountBlocks(step_begin_ns_, options_.block_tokens);
+  }
+  if (plan.preemptions == 0) return;
+  for (const auto& [arrival, request] : active_) {
+    if (!request->running && request->kv_blocks > 0) {
+      request->CountBlocks(step_begin_ns_, options_.block_tokens);
+    }
   }
 }
 
 void Engine::Fail(const absl::Status& status, int64_t now_ns) {
-  ledger_.Cut(CostLedger::Account::kOverhead, now_ns);
+  ledger_.Cut(CostLedger::Account::kOverhead, now_ns, clock_->UtcNs());
   failure_ = Unavailable(
       reason::kEngineFailed,
       absl::StrCat("the model's device failed and the server takes no more requests until it is "
@@ -251,16 +305,41 @@ void Engine::Fail(const absl::Status& status, int64_t now_ns) {
   CloseStep(now_ns);
 }
 
-// Tells readers, publishes the counters, lets go of who ended.
+// Tells readers and books, publishes the counters, lets go of who ended.
 void Engine::CloseStep(int64_t now_ns) {
   ended_.clear();
   notifier_->Post(&ready_);
+  if (rate_card_changed_.load(std::memory_order_acquire)) TakeRateCard();
+  ledger_.ClosePeriodIfDue(clock_->UtcNs());
+  if (records_ == nullptr) {
+    ledger_.TakePeriods(nullptr);
+  } else {
+    ledger_.TakePeriods(&record()->periods);
+    PublishRecord();
+  }
+  if (fit_.Refine()) ledger_.SetCoefficients(fit_.coefficients());
+  PublishCounts(now_ns);
+}
+
+void Engine::PublishCounts(int64_t now_ns) {
   counts_.last_progress_ns = now_ns;
-  counts_.waiting = scheduler_.waiting();
+  counts_.waiting = scheduler_.waiting() + (records_full_ ? inbox_.size() : 0);
   counts_.running = scheduler_.running();
   counts_.sequences_running = scheduler_.sequences_running();
   counts_.blocks_used = pool_.blocks_used();
   counts_.accounts = ledger_.totals();
+  counts_.elapsed_ns = ledger_.last_cut_ns() - ledger_.start_ns();
+  counts_.conservation_error_ns = counts_.accounts.sum_ns() - counts_.elapsed_ns;
+  counts_.records_full = records_full_;
+  counts_.records_waiting = records_ != nullptr ? records_->waiting() : 0;
+  counts_.cost = ledger_.model().coefficients();
+  // Sorting is for when nothing else is to be done, or at times.
+  const int64_t steps_since = counts_.steps - errors_steps_;
+  if (steps_since >= kStepsPerQuantile || (idle_ && steps_since != 0) || !started_) {
+    errors_steps_ = counts_.steps;
+    counts_.step_model_error_p50 = errors_.Quantile(0.5);
+    counts_.step_model_error_p95 = errors_.Quantile(0.95);
+  }
   // A reader that holds the lock just now sees this step's figures with the next.
   if (snapshot_mutex_.TryLock()) {
     snapshot_ = counts_;

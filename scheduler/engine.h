@@ -2,8 +2,8 @@
 // asks the scheduler who runs, builds the batch, runs it, charges the time and delivers the tokens.
 // Made by service/main and used by service/generate_call; knows no gRPC and no device.
 //
-// Submit, BeginDrain, drained and Snapshot are safe on any thread; the rest is the engine thread's
-// or, before Start, the owner's (a test that never calls Start calls Step itself).
+// Submit, SetRateCard, BeginDrain, drained and Snapshot are safe on any thread; the rest is the
+// engine thread's or, before Start, the owner's (a test that never calls Start calls Step itself).
 #pragma once
 
 #include <algorithm>
@@ -29,8 +29,10 @@
 #include "scheduler/rate_card.h"
 #include "scheduler/request.h"
 #include "scheduler/scheduler.h"
+#include "scheduler/step_cost_fit.h"
 #include "scheduler/step_cost_model.h"
 #include "scheduler/step_executor.h"
+#include "scheduler/step_records.h"
 #include "scheduler/token_stream.h"
 
 namespace tuppence {
@@ -52,7 +54,15 @@ struct EngineOptions {
   int64_t retry_after_ms = 1000;
   int64_t process_start_ns = -1;  // where the books begin; -1: at construction
   RateCard rate_card;
-  StepCostCoefficients cost;
+  StepCostCoefficients cost;  // the prior; WarmUp and the steps themselves refine it
+  int64_t warm_up_ns = 4'000'000'000;
+  int64_t period_ns = 60'000'000'000;
+  // Where each step's record goes. Null: there are no books; the engine ends streams itself.
+  StepRecords* records = nullptr;
+  // While it is true no row can be stored and service goes on all the same: time goes to the
+  // unrecorded account. Null: never. Outlives the engine.
+  const std::atomic<bool>* unrecorded = nullptr;
+  int64_t books_limit_ns = 10'000'000'000;  // a drain waits so long for room in the records
 };
 
 // Tokens that one step's batch may hold: what the executor's buffers must fit.
@@ -79,6 +89,13 @@ struct EngineSnapshot {
   int64_t step_ns_sum = 0;  // over all steps
   int64_t step_ns_max = 0;
   AccountTotals accounts;
+  int64_t elapsed_ns = 0;             // from the books' begin to their last cut
+  int64_t conservation_error_ns = 0;  // accounts less that: 0, or the ledger has a fault
+  int64_t records_waiting = 0;        // handed to the books and not yet taken down
+  bool records_full = false;          // no new requests until the books catch up
+  StepCostCoefficients cost;          // as fitted by now
+  double step_model_error_p50 = 0;    // |measured - modelled| / measured of the last 512 steps
+  double step_model_error_p95 = 0;
   bool draining = false;
   bool failed = false;  // latched: the executor failed; only a new process helps
 };
@@ -94,8 +111,16 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
+  // Times a few steps of known shape, for the step-cost model. Before Start; the time is startup's.
+  absl::Status WarmUp();
+
   // Starts the engine's thread and the notifier's; startup time ends here.
   void Start();
+
+  // From the end of the step at hand on, machine time costs what this card says. Any thread.
+  void SetRateCard(const RateCard& rate_card);
+  // The card in force, or about to be.
+  RateCard rate_card() const;
 
   // Takes the request on; its stream then carries everything, RequestEnd last and exactly once.
   // Refuses at once, and leaves the stream untouched, when the request can never be served
@@ -107,12 +132,15 @@ class Engine {
   // then ends UNAVAILABLE / kDrained with its usage booked. Returns at once; a second call may move
   // the deadline.
   void BeginDrain(int64_t deadline_ns);
-  // Nothing is in flight and nothing will be.
+  // Nothing is in flight and nothing will be, and the books have been handed everybody's end.
   bool drained() const;
   // BeginDrain, and waits until drained. Requires: Start was called.
   void Drain(int64_t deadline_ns);
 
-  // Ends whatever is in flight as a drain whose time is up, then both threads. Idempotent.
+  // Ends whatever is in flight as a drain whose time is up, closes the last period and the records,
+  // then ends the threads. With records the notifier's lives as long as the engine: the books'
+  // thread may still have ends to send, and must be done before the engine is destroyed.
+  // Idempotent.
   void Stop();
 
   EngineSnapshot Snapshot() const;
@@ -129,16 +157,30 @@ class Engine {
 
  private:
   // Step's parts, in order.
-  void AcceptArrivals();
+  void AcceptArrivals(bool all);
   void EndWhoMust();
   void LetStalledGoOn();
   void Idle();
   void StartPlanned(const StepPlan& plan);
   void Charge(const StepPlan& plan, int64_t now_ns);
   void Deliver(int64_t now_ns);
-  void CountStep(const StepPlan& plan, int64_t step_ns);
+  void CountStep(const StepPlan& plan, const StepCharge& charge);
+  void CountToken(ActiveRequest* request, int32_t choice, int64_t now_ns);
   void Fail(const absl::Status& status, int64_t now_ns);
   void CloseStep(int64_t now_ns);
+  void PublishCounts(int64_t now_ns);
+
+  // The books.
+  StepRecord* record() { return records_ != nullptr ? records_->current() : nullptr; }
+  bool Unrecorded() const {
+    return options_.unrecorded != nullptr && options_.unrecorded->load(std::memory_order_relaxed);
+  }
+  void SummariseStep(const StepPlan& plan, const StepCharge& charge);
+  void Record(const ActiveRequest& request, RequestEnd end, FinishReason reason, Closing closing);
+  void TakeRateCard();
+  void PublishRecord();
+  void NoteDrained(bool drain_begins);
+  void CloseBooks();
 
   absl::Status CheckServable(const Request& request) const;
   void AddWork(const PlanEntry& entry);
@@ -164,12 +206,20 @@ class Engine {
   std::atomic<bool> drained_ = false;
   mutable Mutex snapshot_mutex_;
   EngineSnapshot snapshot_ ABSL_GUARDED_BY(snapshot_mutex_);
+  mutable Mutex rate_card_mutex_;
+  RateCard rate_card_ ABSL_GUARDED_BY(rate_card_mutex_);
+  std::atomic<bool> rate_card_changed_ = false;
 
   // The engine thread's.
   BlockPool pool_;
   Scheduler scheduler_;
   BatchBuilder builder_;
   CostLedger ledger_;
+  StepCostFit fit_;
+  RecentErrors errors_;
+  int64_t errors_steps_ = 0;  // when their quantiles were taken
+  StepRecords* const records_;
+  bool records_full_ = false;
   EngineSnapshot counts_;  // published at the end of each step
   absl::Status failure_;   // not OK: latched
   struct Tenant {
@@ -188,6 +238,7 @@ class Engine {
   bool started_ = false;  // startup time is over
   bool idle_ = true;
   bool draining_ = false;
+  int64_t settled_ns_ = -1;  // since when nothing is in flight and nothing will be
 
   // Scratch of a step; capacity stays.
   std::vector<Request> arrived_;

@@ -22,16 +22,6 @@ absl::Status StatusWith(absl::StatusCode code, const char* reason_code, std::str
   return RefusalStatus(code, message, refusal);
 }
 
-// Attention and arithmetic of positions [first, end) of one sequence.
-StepWork WorkOf(int64_t first, int64_t end, Phase phase) {
-  const int64_t tokens = end - first;
-  const int64_t query_keys = tokens * (first + 1 + end) / 2;
-  // A chunk's queries read the keys together; decoded positions each read their own.
-  return {.tokens = tokens,
-          .query_keys = query_keys,
-          .kv_read_tokens = phase == Phase::kPrefill ? end : query_keys};
-}
-
 std::string HowFar(const ActiveRequest& request) {
   if (request.first_scheduled_ns < 0) return "while it was waiting to start";
   if (request.completion_tokens == 0) return "while its prompt was being read";
@@ -92,19 +82,19 @@ absl::Status Engine::CheckServable(const Request& request) const {
 
 // The step's time, divided among those who were in it.
 void Engine::Charge(const StepPlan& plan, int64_t now_ns) {
-  const int64_t step_ns = now_ns - ledger_.last_cut_ns();
   players_.clear();
   participants_.clear();
   overhead_ = StepPlayer();
   overhead_.order = -1;
   for (const PlanEntry& entry : plan.entries) AddWork(entry);
   if (overhead_.prefill.tokens + overhead_.decode.tokens > 0) players_.push_back(overhead_);
-  ledger_.ChargeStep(players_, now_ns);
+  ledger_.SetUnrecorded(Unrecorded());
+  const StepCharge charge = ledger_.ChargeStep(players_, now_ns);
   for (ActiveRequest* request : participants_) {
     ++request->steps;
     request->requests_in_steps += static_cast<int64_t>(participants_.size());
   }
-  CountStep(plan, step_ns);
+  CountStep(plan, charge);
 }
 
 void Engine::AddWork(const PlanEntry& entry) {
@@ -129,16 +119,20 @@ void Engine::AddWork(const PlanEntry& entry) {
       .Add(WorkOf(recomputed_end, entry.end(), entry.phase));
 }
 
-void Engine::CountStep(const StepPlan& plan, int64_t step_ns) {
+void Engine::CountStep(const StepPlan& plan, const StepCharge& charge) {
   ++counts_.steps;
-  counts_.step_ns_last = step_ns;
-  counts_.step_ns_sum += step_ns;
-  counts_.step_ns_max = std::max(counts_.step_ns_max, step_ns);
+  counts_.step_ns_last = charge.step_ns;
+  counts_.step_ns_sum += charge.step_ns;
+  counts_.step_ns_max = std::max(counts_.step_ns_max, charge.step_ns);
   for (const PlanEntry& entry : plan.entries) {
     (entry.phase == Phase::kPrefill ? counts_.prefill_tokens : counts_.decode_tokens) +=
         entry.tokens;
     counts_.recomputed_tokens += entry.recomputed_tokens();
   }
+  const double step_ns = static_cast<double>(charge.step_ns);
+  errors_.Add(step_ns, charge.modelled_ns);
+  fit_.Add(charge.work, step_ns);
+  if (records_ != nullptr) SummariseStep(plan, charge);
 }
 
 // Drawn tokens to their streams; a request whose logits are not finite ends, and no other.
@@ -169,8 +163,7 @@ void Engine::Deliver(int64_t now_ns) {
 void Engine::DeliverToken(ActiveRequest* request, int32_t choice, const SampledToken& sampled,
                           int64_t now_ns) {
   Sequence& sequence = request->sequences[choice];
-  if (request->first_token_ns < 0) request->first_token_ns = now_ns;
-  ++counts_.completion_tokens;
+  CountToken(request, choice, now_ns);
   text_.clear();
   const FinishReason reason = request->AddToken(choice, sampled.token_id, &text_);
   const TokenStream::Appended appended = request->request.stream->Append(
@@ -192,6 +185,19 @@ void Engine::DeliverToken(ActiveRequest* request, int32_t choice, const SampledT
   scheduler_.Finish(&sequence, request);
   if (request->live_sequences() == 0) {
     EndRequest(request, reason, absl::OkStatus(), /*tainted=*/false);
+  }
+}
+
+void Engine::CountToken(ActiveRequest* request, int32_t choice, int64_t now_ns) {
+  ++counts_.completion_tokens;
+  const bool is_first = request->first_token_ns < 0;
+  if (is_first) request->first_token_ns = now_ns;
+  const int64_t before_ns = std::exchange(request->choices[choice].last_token_ns, now_ns);
+  if (records_ == nullptr) return;
+  if (is_first) {
+    record()->time_to_first_token_ns.push_back(now_ns - request->request.received_ns);
+  } else if (before_ns >= 0) {
+    record()->inter_token_ns.push_back(now_ns - before_ns);
   }
 }
 
@@ -233,7 +239,8 @@ bool Engine::EndIfItMust(ActiveRequest* request, int64_t now_ns) {
   return false;
 }
 
-// The one way out for every request. Its stream carries the end from here on, exactly once.
+// The one way out for every request. Its stream carries the end exactly once: from here on, or once
+// the books have taken it down.
 void Engine::EndRequest(ActiveRequest* request, FinishReason reason, absl::Status status,
                         bool tainted) {
   CHECK(!request->ended);
@@ -252,12 +259,21 @@ void Engine::EndRequest(ActiveRequest* request, FinishReason reason, absl::Statu
     }
     end.finish_reasons.push_back(finish_reason);
   }
-  scheduler_.Remove(request, tainted);
-  end.status = std::move(status);
   // The time of its last token, or of the decision to end it.
-  end.usage = request->UsageAt(std::max(step_begin_ns_, ledger_.last_cut_ns()));
-  end.cost = ledger_.CostOf(request->charges);
-  stream.End(std::move(end));
+  const int64_t end_ns = std::max(step_begin_ns_, ledger_.last_cut_ns());
+  scheduler_.Remove(request, tainted);
+  request->CountBlocks(end_ns, options_.block_tokens);
+  const Closing closing = {.written_off = reason == FinishReason::kError,
+                           .lost = records_ != nullptr && Unrecorded()};
+  ledger_.Close(request->charges, closing);
+  end.status = std::move(status);
+  end.usage = request->UsageAt(end_ns);
+  end.cost = ledger_.CostOf(request->charges, closing.written_off);
+  if (records_ != nullptr) {
+    Record(*request, std::move(end), reason, closing);
+  } else {
+    stream.End(std::move(end));
+  }
   if (stream.ClaimNotice()) ready_.push_back(request->request.stream);
   request->request.hold.reset();
   ReleaseTenant(request->request.tenant);

@@ -79,4 +79,9 @@ bool Inbox::closed() const {
   return !closed_.ok();
 }
 
+int64_t Inbox::size() const {
+  MutexLock lock(&mutex_);
+  return static_cast<int64_t>(requests_.size());
+}
+
 }  // namespace tuppence

@@ -37,6 +37,8 @@ class Inbox {
   void Wait(int64_t timeout_ns);
 
   bool closed() const;
+  // Requests inside. Any thread.
+  int64_t size() const;
 
  private:
   const int32_t requests_max_;

@@ -32,6 +32,10 @@ struct TenantCharges {
   int64_t request_ns = 0;      // charged in this period, whether or not the request has ended
   int64_t open_ns = 0;         // charged so far, in all periods, to requests open at its end
   int64_t written_off_ns = 0;  // of rows that ended in this period by our own fault
+  // Of requests that ended in this period while no row could be stored: what they had been charged
+  // in this or an earlier period's request account. Over whole periods request_ns is the rows'
+  // machine_ns - unrecorded_ns, and the last open_ns, and lost_ns.
+  int64_t lost_ns = 0;
 };
 
 struct Period {

@@ -19,8 +19,9 @@ class AdmissionHold;
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 struct Request {
-  std::string id;      // made by the server, unique
-  std::string tenant;  // "unknown" where no identity is configured
+  std::string id;         // made by the server, unique
+  std::string caller_id;  // the caller's x-request-id, "" without
+  std::string tenant;     // "unknown" where no identity is configured
   std::vector<int32_t> prompt;
   SamplingParams sampling;  // seed always set here
   // Stop ids of the model (config, generation_config, template), empty with ignore_eos; and the

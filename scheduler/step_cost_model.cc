@@ -1,51 +1,174 @@
 #include "scheduler/step_cost_model.h"
 
-#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
 
 #include "model/check.h"
 
 namespace tuppence {
 namespace {
 
-struct OwnTimes {
-  double arithmetic_ns = 0;  // c
-  double kv_ns = 0;          // m
+// Gauss-Legendre nodes and weights on [0, 1]: exact for polynomials up to degree 31.
+// Source: Abramowitz & Stegun, table 25.4, n = 16, moved from [-1, 1].
+constexpr int kNodes = 16;
+constexpr double kHalfNodes[kNodes / 2] = {
+    0.0950125098376374402, 0.2816035507792589132, 0.4580167776572273863, 0.6178762444026437484,
+    0.7554044083550030339, 0.8656312023878317439, 0.9445750230732325761, 0.9894009349916499326};
+constexpr double kHalfWeights[kNodes / 2] = {
+    0.1894506104550684963, 0.1826034150449235889, 0.1691565193950025382, 0.1495959888165767321,
+    0.1246289712555338720, 0.0951585116824927848, 0.0622535239386478929, 0.0271524594117540949};
+
+constexpr size_t kEnumerated = 4;
+
+// At each node q: the node's weight times the probability q^in (1 - q)^out of one subset of `in` of
+// in + out players.
+struct Quadrature {
+  double nodes[kNodes] = {};
+  double weights[kNodes][kEnumerated + 1][kEnumerated + 1] = {};  // [node][in][out]
 };
 
-OwnTimes TimesOf(const StepCostCoefficients& coefficients, const StepWork& work) {
-  return {.arithmetic_ns = coefficients.token_ns * static_cast<double>(work.tokens) +
-                           coefficients.attention_ns * static_cast<double>(work.query_keys),
-          .kv_ns = coefficients.kv_read_ns * static_cast<double>(work.kv_read_tokens)};
+constexpr Quadrature MakeQuadrature() {
+  Quadrature table;
+  for (int i = 0; i < kNodes; ++i) {
+    const double half = kHalfNodes[i % (kNodes / 2)] / 2;
+    const double q = i < kNodes / 2 ? 0.5 - half : 0.5 + half;
+    table.nodes[i] = q;
+    for (size_t in = 0; in <= kEnumerated; ++in) {
+      for (size_t out = 0; out <= kEnumerated; ++out) {
+        double weight = kHalfWeights[i % (kNodes / 2)] / 2;
+        for (size_t k = 0; k < in; ++k) weight *= q;
+        for (size_t k = 0; k < out; ++k) weight *= 1 - q;
+        table.weights[i][in][out] = weight;
+      }
+    }
+  }
+  return table;
 }
+
+constexpr Quadrature kQuadrature = MakeQuadrature();
 
 }  // namespace
 
-void StepCostModel::Divide(std::span<const StepWork> works, std::span<StepShare> shares) const {
+StepWork WorkOf(int64_t first, int64_t end, Phase phase) {
+  const int64_t tokens = end - first;
+  const int64_t query_keys = tokens * (first + 1 + end) / 2;
+  return {.tokens = tokens,
+          .query_keys = query_keys,
+          .kv_read_tokens = phase == Phase::kPrefill ? end : query_keys};
+}
+
+StepCostModel::StepCostModel(const StepCostCoefficients& coefficients, int32_t players_max)
+    : coefficients_(coefficients) {
+  differences_.reserve(players_max);
+  psi_.reserve(players_max);
+  largest_.reserve(players_max);
+}
+
+// Sums are of the works' integers, so that no order of the players shows in the last bit.
+double StepCostModel::Divide(std::span<const StepWork> works, std::span<StepShare> shares) {
   CHECK(!works.empty());
   CHECK_EQ(works.size(), shares.size());
-  double surplus = -coefficients_.weights_ns;  // D - W
-  double positive = 0;                         // sum of the positive d
-  for (const StepWork& work : works) {
-    const OwnTimes times = TimesOf(coefficients_, work);
-    const double d = times.arithmetic_ns - times.kv_ns;
-    surplus += d;
-    positive += std::max(0.0, d);
-  }
-  // What the arithmetic takes beyond reading the weights goes to those who made it, by their
-  // arithmetic: the Aumann-Shapley split along the diagonal, which is within 5 % of the exact one.
-  const double per_d = surplus > 0 ? surplus / positive : 0;
   const double shared_ns =
       (coefficients_.launch_ns + coefficients_.weights_ns) / static_cast<double>(works.size());
+  differences_.resize(works.size());
+  StepWork all;
+  StepWork positive;
   for (size_t i = 0; i < works.size(); ++i) {
-    const OwnTimes times = TimesOf(coefficients_, works[i]);
-    const double d = std::max(0.0, times.arithmetic_ns - times.kv_ns);
-    shares[i] = {.shared_ns = shared_ns, .own_ns = times.kv_ns + d * per_d};
+    const double kv_ns = KvNs(works[i]);
+    const double difference = ArithmeticNs(works[i]) - kv_ns;
+    differences_[i] = difference;
+    shares[i] = {.shared_ns = shared_ns, .own_ns = kv_ns};
+    all.Add(works[i]);
+    if (difference > 0) positive.Add(works[i]);
+  }
+  // Only if even those with more arithmetic than reading stay below W can no subset rise above it.
+  const bool no_psi = ArithmeticNs(positive) - KvNs(positive) <= coefficients_.weights_ns;
+  if (!no_psi) AddPsi(ArithmeticNs(all) - KvNs(all), shares);
+  return StepNs(all);
+}
+
+// Players by falling |d| at the front of largest_; of equals, positive d first. Equal players are
+// then interchangeable whichever of them stands there.
+void StepCostModel::FindLargest() {
+  largest_.resize(differences_.size());
+  for (size_t i = 0; i < largest_.size(); ++i) largest_[i] = static_cast<int32_t>(i);
+  const auto larger = [this](int32_t a, int32_t b) {
+    const double size_a = std::abs(differences_[a]);
+    const double size_b = std::abs(differences_[b]);
+    return size_a != size_b ? size_a > size_b : differences_[a] > differences_[b];
+  };
+  const size_t count = std::min(kEnumerated + 1, largest_.size());
+  std::partial_sort(largest_.begin(), largest_.begin() + count, largest_.end(), larger);
+  largest_.resize(count);
+}
+
+void StepCostModel::AddPsi(double total_d, std::span<StepShare> shares) {
+  FindLargest();
+  psi_.assign(differences_.size(), 0.0);
+  // For most players the four largest others are the four largest of all.
+  std::array<double, kEnumerated> enumerated;
+  const size_t count = std::min(kEnumerated, largest_.size());
+  for (size_t k = 0; k < count; ++k) enumerated[k] = differences_[largest_[k]];
+  if (largest_.size() > kEnumerated) {
+    IntegratePsi({enumerated.data(), count}, total_d, std::abs(differences_[largest_.back()]),
+                 differences_, psi_);
+  }
+  // For those four the fifth takes their place.
+  for (size_t own = 0; own < count; ++own) {
+    size_t others = 0;
+    for (size_t k = 0; k < largest_.size(); ++k) {
+      if (k != own) enumerated[others++] = differences_[largest_[k]];
+    }
+    const int32_t player = largest_[own];
+    psi_[player] = 0;
+    IntegratePsi({enumerated.data(), others}, total_d, std::abs(differences_[player]),
+                 {&differences_[player], 1}, {&psi_[player], 1});
+  }
+  for (size_t i = 0; i < shares.size(); ++i) {
+    // Each marginal value lies between 0 and d: rounding must not leave that range.
+    const double d = differences_[i];
+    shares[i].own_ns += std::clamp(psi_[i], std::min(0.0, d), std::max(0.0, d));
   }
 }
 
-double StepCostModel::OwnNs(const StepWork& work) const {
-  const OwnTimes times = TimesOf(coefficients_, work);
-  return times.arithmetic_ns + times.kv_ns;
+// psi[i] += the integral over q in [0, 1] of E[v(R with i) - v(R)], where R holds each of the
+// enumerated with probability q and of everybody else, i left out, the part q of their sum (the
+// multilinear extension, Owen 1972, with the many small players as a continuum).
+//   enumerated  d of up to four players, i not among them
+//   total_d     D of all players
+//   spread      no player i asked for has a larger |d|; others may stand in `differences`, whose
+//               psi then means nothing
+void StepCostModel::IntegratePsi(std::span<const double> enumerated, double total_d, double spread,
+                                 std::span<const double> differences, std::span<double> psi) const {
+  double rest = total_d;
+  double sums[size_t{1} << kEnumerated] = {};  // D of each subset of the enumerated
+  size_t subsets = 1;
+  for (const double d : enumerated) {
+    rest -= d;
+    for (size_t subset = 0; subset < subsets; ++subset) sums[subsets + subset] = sums[subset] + d;
+    subsets *= 2;
+  }
+  double always = 0;  // probability that i's d counts in full
+  for (int node = 0; node < kNodes; ++node) {
+    const double q = kQuadrature.nodes[node];
+    const double others = q * rest - coefficients_.weights_ns;
+    for (size_t subset = 0; subset < subsets; ++subset) {
+      const double base = sums[subset] + others;
+      if (base <= -spread) continue;  // below the roof with or without i
+      const size_t in = std::popcount(subset);
+      const double probability = kQuadrature.weights[node][in][enumerated.size() - in];
+      if (base >= spread) {
+        always += probability;
+        continue;
+      }
+      for (size_t i = 0; i < differences.size(); ++i) {
+        const double without = base - q * differences[i];
+        psi[i] += probability * (std::max(0.0, without + differences[i]) - std::max(0.0, without));
+      }
+    }
+  }
+  for (size_t i = 0; i < differences.size(); ++i) psi[i] += always * differences[i];
 }
 
 }  // namespace tuppence

@@ -1,15 +1,22 @@
 // StepCostModel: what a step ought to cost, and how its cost is divided among those who shared it.
-// Used by the ledger. Pure.
+// Used by the ledger. No clock, no I/O: the same works and coefficients give the same shares, in
+// whatever order the players stand.
 //
-// t(S) = h + W + M(S) + max(0, D(S) - W), over the players S of a step:
+// t(S) = h + max(C, W + M) = h + W + M + max(0, D - W), over the players S of a step:
 //   h  launch and host time          W    reading the weights
 //   m  a player's KV reading, M = sum m_i
-//   c  its arithmetic; d = c - m, D = sum d_i
-// Only ratios matter here: the ledger scales the shares to the measured time.
+//   c  its arithmetic, C = sum c_i; d = c - m, D = sum d_i
+// The Shapley value of this game: share_i = (h + W) / n + m_i + psi_i, where psi_i is i's value in
+// v(S) = max(0, D(S) - W), what the arithmetic takes beyond reading.
+// Only ratios matter for charges: the ledger scales the shares to the measured time.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
+#include <vector>
+
+#include "model/batch.h"
 
 namespace tuppence {
 
@@ -19,6 +26,8 @@ struct StepCostCoefficients {
   double token_ns = 200'000;      // arithmetic of one token through all layers
   double attention_ns = 10;       // arithmetic of one query on one key
   double kv_read_ns = 20;         // reading one token's keys and values, all layers
+
+  bool operator==(const StepCostCoefficients&) const = default;
 };
 
 // What one player did in a step.
@@ -34,6 +43,10 @@ struct StepWork {
   }
 };
 
+// The work of positions [first, end) of one sequence. A chunk's queries read the keys together;
+// decoded positions each read their own.
+StepWork WorkOf(int64_t first, int64_t end, Phase phase);
+
 // One player's modelled share: shared is its part of h + W, own the rest.
 struct StepShare {
   double shared_ns = 0;
@@ -42,16 +55,46 @@ struct StepShare {
 
 class StepCostModel {
  public:
-  explicit StepCostModel(const StepCostCoefficients& coefficients) : coefficients_(coefficients) {}
+  // players_max: so many players a step has at most; Divide allocates nothing.
+  StepCostModel(const StepCostCoefficients& coefficients, int32_t players_max);
 
-  // shares[i] for works[i]. Requires: equal sizes, at least one player.
-  void Divide(std::span<const StepWork> works, std::span<StepShare> shares) const;
+  // shares[i] for works[i]; none is negative. Returns the modelled time of the step. The shares add
+  // up to it exactly where psi is 0 for all, else to within the integration's error.
+  // Requires: equal sizes, at least one player.
+  double Divide(std::span<const StepWork> works, std::span<StepShare> shares);
 
+  // The modelled time of a step that does this work in all.
+  double StepNs(const StepWork& all) const {
+    return coefficients_.launch_ns +
+           std::max(ArithmeticNs(all), coefficients_.weights_ns + KvNs(all));
+  }
+  bool ArithmeticBound(const StepWork& all) const {
+    return ArithmeticNs(all) > coefficients_.weights_ns + KvNs(all);
+  }
   // The modelled arithmetic and KV time of some work alone: to split a charge by phase.
-  double OwnNs(const StepWork& work) const;
+  double OwnNs(const StepWork& work) const { return ArithmeticNs(work) + KvNs(work); }
+
+  const StepCostCoefficients& coefficients() const { return coefficients_; }
+  void set_coefficients(const StepCostCoefficients& coefficients) { coefficients_ = coefficients; }
 
  private:
+  double ArithmeticNs(const StepWork& work) const {
+    return coefficients_.token_ns * static_cast<double>(work.tokens) +
+           coefficients_.attention_ns * static_cast<double>(work.query_keys);
+  }
+  double KvNs(const StepWork& work) const {
+    return coefficients_.kv_read_ns * static_cast<double>(work.kv_read_tokens);
+  }
+  void FindLargest();
+  void AddPsi(double total_d, std::span<StepShare> shares);
+  void IntegratePsi(std::span<const double> enumerated, double total_d, double spread,
+                    std::span<const double> differences, std::span<double> psi) const;
+
   StepCostCoefficients coefficients_;
+  // Of the step at hand.
+  std::vector<double> differences_;  // d, by player
+  std::vector<double> psi_;
+  std::vector<int32_t> largest_;  // players by falling |d|, the first few
 };
 
 }  // namespace tuppence

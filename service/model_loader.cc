@@ -18,6 +18,7 @@
 #include "model/weights.h"
 #include "scheduler/null_executor.h"
 #include "scheduler/phi3_executor.h"
+#include "scheduler/step_cost_fit.h"
 
 namespace tuppence {
 namespace {
@@ -168,20 +169,6 @@ std::vector<int32_t> StopIds(const Config& config, const ServedModel& served) {
   return ids;
 }
 
-// Where the time of a step goes on a usual server CPU, 20 GB/s and 0.2 TFLOPS, from the model's own
-// sizes. Only the ratios matter: they divide a measured step among its requests.
-StepCostCoefficients EstimateStepCost(const Config& config, const Weights& weights,
-                                      const KvLayout& layout) {
-  constexpr double kBytesPerNs = 20;
-  constexpr double kFlopsPerNs = 200;
-  StepCostCoefficients cost;
-  cost.weights_ns = static_cast<double>(weights.bytes) / kBytesPerNs;
-  cost.token_ns = 2.0 * static_cast<double>(config.parameters()) / kFlopsPerNs;
-  cost.attention_ns = 4.0 * config.layers * config.attention_cols() / kFlopsPerNs;
-  cost.kv_read_ns = static_cast<double>(layout.bytes_per_token()) / kBytesPerNs;
-  return cost;
-}
-
 EngineOptions EngineOptionsOf(const ModelOptions& options, const Config& config) {
   EngineOptions engine;
   engine.context_tokens = config.positions_max;
@@ -275,7 +262,11 @@ absl::Status Load(const LoadOptions& options, CpuModel* loaded) {
                  loaded->engine.logit_rows_max);
   if (!phi3.ok()) return phi3.status();
   loaded->phi3 = *std::move(phi3);
-  loaded->engine.cost = EstimateStepCost(config, *loaded->weights, plan->kv_layout);
+  loaded->engine.cost =
+      StepCostPrior({.weight_bytes = loaded->weights->bytes,
+                     .parameters = config.parameters(),
+                     .attention_cols = int64_t{config.layers} * config.attention_cols(),
+                     .kv_bytes_per_token = plan->kv_layout.bytes_per_token()});
   Describe(model, config, *plan, *kernels, loaded);
   loaded->executor_.emplace(&*loaded->phi3, &*loaded->cache, loaded->backend.get(),
                             loaded->served.mapped_ids);

@@ -37,17 +37,24 @@ EngineOptions Options() {
   return options;
 }
 
-// Allocations of 200 decode steps, readers included, after a warm-up.
-int64_t AllocationsOfDecodeSteps(const std::vector<Request>& requests) {
+// Allocations of 200 decode steps, readers included, after a warm-up. With records, every other
+// step the books take down what there is.
+int64_t AllocationsOfDecodeSteps(const std::vector<Request>& requests,
+                                 StepRecords* records = nullptr) {
   const SteadyClock clock;
   NullExecutor executor(kTestVocab);
-  Engine engine(Options(), &executor, nullptr, &clock);
+  EngineOptions options = Options();
+  options.records = records;
+  Engine engine(options, &executor, nullptr, &clock);
+  int32_t steps = 0;
   for (const Request& request : requests) EXPECT_TRUE(engine.Submit(request).ok());
   std::vector<StreamDelta> deltas(requests.size());
   const auto step = [&] {
     EXPECT_TRUE(engine.Step());
     for (size_t i = 0; i < requests.size(); ++i) requests[i].stream->Take(&deltas[i]);
     engine.notifier()->NotifyAll();
+    if (records == nullptr || ++steps % 2 != 0) return;
+    while (records->Front() != nullptr) records->Release();
   };
   for (int i = 0; i < 100; ++i) step();
   const int64_t before = allocations.load();
@@ -63,6 +70,17 @@ TEST(AllocationTest, DecodeStepsAllocateNothing) {
     requests.push_back(request);
   }
   EXPECT_EQ(AllocationsOfDecodeSteps(requests), 0);
+}
+
+TEST(AllocationTest, NorWithBooks) {
+  std::vector<Request> requests;
+  for (int32_t i = 0; i < 12; ++i) {
+    Request request = MakeRequest("r", 5 + 7 * i, 900, i);
+    request.stream = std::make_shared<TokenStream>(1, TokenStream::Limits());
+    requests.push_back(request);
+  }
+  StepRecords records(/*records=*/16, /*sequences_max=*/16);
+  EXPECT_EQ(AllocationsOfDecodeSteps(requests, &records), 0);
 }
 
 TEST(AllocationTest, NorDoTheyWithChoicesPenaltiesAndBiases) {

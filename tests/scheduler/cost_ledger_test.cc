@@ -20,17 +20,25 @@ StepWork Prefill(int64_t tokens) {
 class CostLedgerTest : public ::testing::Test {
  protected:
   static constexpr int64_t kStart = 1'000;
-  CostLedger ledger_{kStart, RateCard{"card", 500'000}, StepCostCoefficients(), 64};
+  static LedgerOptions Options() {
+    return {.start_ns = kStart,
+            .utc_start_ns = kStart,
+            .rate_card = RateCard{"card", 500'000},
+            .players_max = 64};
+  }
+  void Cut(CostLedger::Account account, int64_t now_ns) { ledger_.Cut(account, now_ns, now_ns); }
+
+  CostLedger ledger_{Options()};
 };
 
 TEST_F(CostLedgerTest, AccountsAddUpToTheElapsedTime) {
-  ledger_.Cut(CostLedger::Account::kStartup, 1'100);
-  ledger_.Cut(CostLedger::Account::kIdle, 1'350);
+  Cut(CostLedger::Account::kStartup, 1'100);
+  Cut(CostLedger::Account::kIdle, 1'350);
   Charges charges;
   const StepPlayer players[] = {{&charges, 1, Prefill(10), {}}};
   ledger_.ChargeStep(players, 2'000);
-  ledger_.Cut(CostLedger::Account::kOverhead, 2'007);
-  ledger_.Cut(CostLedger::Account::kDrain, 2'010);
+  Cut(CostLedger::Account::kOverhead, 2'007);
+  Cut(CostLedger::Account::kDrain, 2'010);
   const AccountTotals& totals = ledger_.totals();
   EXPECT_EQ(totals.startup_ns, 100);
   EXPECT_EQ(totals.idle_ns, 250);
@@ -53,17 +61,35 @@ TEST_F(CostLedgerTest, ARequestAlonePaysTheWholeStep) {
 TEST_F(CostLedgerTest, ChargesAddUpToTheStepTimeWhateverHappens) {
   std::mt19937_64 random(7);
   std::vector<Charges> requests(40);
+  std::vector<Charges> before;
   int64_t now_ns = kStart;
   for (int step = 0; step < 5'000; ++step) {
+    before = requests;
     std::vector<StepPlayer> players;
     for (size_t i = 0; i < requests.size(); ++i) {
       if (random() % 3 == 0)
         players.push_back({&requests[i], static_cast<int64_t>(i), {}, Decode(random() % 4'000)});
     }
+    if (random() % 4 == 0 && !players.empty()) {
+      players.back().prefill = Prefill(1 + random() % 700);
+    }
     if (random() % 4 == 0) players.push_back({nullptr, -1, Prefill(1 + random() % 500), {}});
     if (players.empty()) continue;
     now_ns += static_cast<int64_t>(random() % (step % 2 == 0 ? 10 : 20'000'000));
-    ledger_.ChargeStep(players, now_ns);
+    const int64_t overhead_ns = ledger_.totals().overhead_ns;
+    const StepCharge charge = ledger_.ChargeStep(players, now_ns);
+    int64_t step_ns = ledger_.totals().overhead_ns - overhead_ns;
+    for (size_t i = 0; i < requests.size(); ++i) {
+      const int64_t more_ns = requests[i].machine_ns - before[i].machine_ns;
+      const bool plays = std::any_of(players.begin(), players.end(), [&](const StepPlayer& p) {
+        return p.charges == &requests[i];
+      });
+      ASSERT_GE(more_ns, 0) << "a charge never goes back";
+      ASSERT_TRUE(plays || more_ns == 0) << "who was not there pays nothing";
+      step_ns += more_ns;
+    }
+    ASSERT_EQ(step_ns, charge.step_ns);
+    ASSERT_LE(charge.shared_ns, charge.step_ns);
   }
   int64_t charged_ns = ledger_.totals().overhead_ns;
   for (const Charges& charges : requests) {
@@ -94,7 +120,7 @@ TEST_F(CostLedgerTest, EqualWorkInEqualStepsIsChargedEqually) {
 }
 
 TEST_F(CostLedgerTest, TheOrderOfThePlayersChangesNothing) {
-  CostLedger other(kStart, RateCard(), StepCostCoefficients(), 64);
+  CostLedger other(Options());
   std::vector<Charges> forward(9);
   std::vector<Charges> backward(9);
   for (int step = 1; step <= 200; ++step) {
@@ -132,7 +158,7 @@ TEST_F(CostLedgerTest, MoneyIsTimeAtTheRateCardRoundedToNearest) {
   Charges charges;
   charges.machine_ns = 7'200'000'000'000;
   EXPECT_EQ(ledger_.CostOf(charges).cost_nanousd, 1'000'000'000);
-  const CostLedger unpriced(0, RateCard(), StepCostCoefficients(), 1);
+  const CostLedger unpriced({.rate_card = RateCard()});
   EXPECT_FALSE(unpriced.CostOf(charges).has_rate);
   EXPECT_EQ(unpriced.CostOf(charges).machine_ns, 7'200'000'000'000);
 }
