@@ -26,7 +26,7 @@ struct StoreState;
 struct MetricsOptions {
   std::string model_name;
   int32_t context_tokens = 4096;
-  CapacityLimits capacity;
+  CapacityLimits capacity = {};
   size_t tenants_max = 50;  // with labels of their own; the rest are "other"
   // Added to the conservation error that is shown, so that its alert can be seen to fire.
   int64_t conservation_drill_ns = 0;

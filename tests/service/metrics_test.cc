@@ -89,6 +89,7 @@ class MetricsPageTest : public ::testing::Test {
               .clock = &clock_,
               .calls = &calls_,
               .counters = &counters_,
+              .limits = {},
               .metrics = &metrics_};
   }
 
