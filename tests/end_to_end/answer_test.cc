@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "absl/strings/str_join.h"
 #include "tests/end_to_end/service_process.h"
 
 namespace tuppence {
@@ -143,8 +144,7 @@ TEST_F(AnswerTest, ScoreOfTheDemoModelIsThatOfThePublishedImplementation) {
   constexpr double kTolerance = 4e-4;
   const auto golden = nlohmann::json::parse(
       ReadFile(std::string(TUPPENCE_SOURCE_DIR) + "/tests/golden/demo_model.json"));
-  std::string ids;
-  for (const int id : golden["token_ids"]) ids += (ids.empty() ? "" : ",") + std::to_string(id);
+  const std::string ids = absl::StrJoin(golden["token_ids"].get<std::vector<int>>(), ",");
   const Finished scored = RunToEnd({kBinary, "score", "--json", "--model", kDemoModel, "--weights",
                                     "f32", "--kv", "f32", "--token-ids", ids});
   ASSERT_EQ(scored.exit_code, 0) << scored.errors;
