@@ -1,6 +1,7 @@
 #include "service/tenant_totals.h"
 
 #include <algorithm>
+#include <tuple>
 
 #include "model/check.h"
 
@@ -28,10 +29,11 @@ void TenantTotals::Add(const std::string& tenant, const TenantSums& sums) {
   }
   auto found = labelled_.find(tenant);
   if (found == labelled_.end() && labelled_.size() < labels_max_) {
-    found = labelled_.emplace(tenant, TenantSums()).first;
+    found = labelled_.emplace(tenant, Label()).first;
   }
   if (found != labelled_.end()) {
-    found->second.Add(sums);
+    found->second.sums.Add(sums);
+    found->second.spent_ns += sums.machine_ns();
     return;
   }
   other_.Add(sums);
@@ -45,19 +47,22 @@ void TenantTotals::Add(const std::string& tenant, const TenantSums& sums) {
 // What either has spent so far stays, or goes, with the others: a counter that fell would look like
 // a restart, and one that took it along would count it twice.
 void TenantTotals::MakeRoomFor(const std::string& tenant) {
-  const auto smallest = std::min_element(
-      labelled_.begin(), labelled_.end(),
-      [](const auto& a, const auto& b) { return a.second.machine_ns() < b.second.machine_ns(); });
-  const auto watched = watched_ns_.find(tenant);
-  if (watched->second / 2 <= smallest->second.machine_ns()) return;
-  other_.Add(smallest->second);
+  const auto smallest =
+      std::min_element(labelled_.begin(), labelled_.end(), [](const auto& a, const auto& b) {
+        return std::tie(a.second.spent_ns, a.first) < std::tie(b.second.spent_ns, b.first);
+      });
+  const int64_t spent_ns = watched_ns_[tenant];
+  if (spent_ns / 2 <= smallest->second.spent_ns) return;
+  other_.Add(smallest->second.sums);
+  watched_ns_.erase(tenant);
+  watched_ns_[smallest->first] = smallest->second.spent_ns;
   labelled_.erase(smallest);
-  watched_ns_.erase(watched);
-  labelled_.emplace(tenant, TenantSums());
+  labelled_[tenant].spent_ns = spent_ns;
 }
 
 std::vector<std::pair<std::string, TenantSums>> TenantTotals::Labelled() const {
-  std::vector<std::pair<std::string, TenantSums>> all(labelled_.begin(), labelled_.end());
+  std::vector<std::pair<std::string, TenantSums>> all;
+  for (const auto& [tenant, label] : labelled_) all.emplace_back(tenant, label.sums);
   std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   all.emplace_back(kOtherTenants, other_);
   return all;

@@ -39,13 +39,19 @@ class TenantTotals {
   std::vector<std::pair<std::string, TenantSums>> Labelled() const;
 
  private:
+  // spent_ns: machine time in all, that without a label included; it ranks the tenants.
+  struct Label {
+    TenantSums sums;
+    int64_t spent_ns = 0;
+  };
+
   void MakeRoomFor(const std::string& tenant);
 
   const size_t labels_max_;
   const size_t watched_max_;
-  absl::flat_hash_map<std::string, TenantSums> labelled_;
+  absl::flat_hash_map<std::string, Label> labelled_;
   TenantSums other_;
-  // Machine time that tenants without a label have spent in "other".
+  // Machine time that tenants without a label have spent in all.
   absl::flat_hash_map<std::string, int64_t> watched_ns_;
 };
 
