@@ -91,7 +91,8 @@ def check_prices(prometheus, api, steady, restarted):
         [usage] = prometheus.query(f"{rule}:usage1h")
         expect_close(f"USD per million {kind} tokens, usage", float(usage["value"][1]),
                      told.per_million[kind], 0.01)
-        # A machine costs while nothing is asked: both sides at the moment of the rule.
+        # A machine costs while nothing is asked: both sides at the moment of the rule. A quarter of a
+        # second is lost at each beginning and end of a process, of half a minute: 2 %.
         [at] = prometheus.query(f"timestamp({rule}:allocation1h)")
         [allocation] = prometheus.query(f"{rule}:allocation1h")
         all_usd = machine_usd + sum(

@@ -136,7 +136,8 @@ class Prometheus:
         self.port = free_port()
         folder = pathlib.Path(folder)
         rules = (root / "deploy/prometheus/rules.yml").read_text()
-        (folder / "rules.yml").write_text(rules.replace("interval: 30s", "interval: 1s"))
+        rules = rules.replace("interval: 30s", "interval: 1s").replace("[1h:15s]", "[1h:100ms]")
+        (folder / "rules.yml").write_text(rules)
         alerts = (root / "deploy/prometheus/alerts.yml").read_text()
         alerts = re.sub(r"for: \d+[smh]", "for: 1s", alerts)
         alerts = re.sub(r"\[\d+[mh]\]", "[10s]", alerts)
@@ -146,7 +147,7 @@ class Prometheus:
         (folder / "alerts.yml").write_text(alerts)
         targets = json.dumps([s.instance for s in services] + list(extra_targets))
         (folder / "prometheus.yml").write_text(
-            "global: {scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 1s}\n"
+            "global: {scrape_interval: 250ms, scrape_timeout: 250ms, evaluation_interval: 1s}\n"
             "rule_files: [rules.yml, alerts.yml]\n"
             f"scrape_configs: [{{job_name: tuppence, static_configs: [{{targets: {targets}}}]}}]\n")
         with open(folder / "prometheus.err", "w") as err:
