@@ -1,5 +1,7 @@
 #include "service/books_thread.h"
 
+#include <pthread.h>
+
 #include <utility>
 
 namespace tuppence {
@@ -10,6 +12,7 @@ BooksThread::BooksThread(StepRecords* records, StreamNotifier* notifier, RecordO
 BooksThread::~BooksThread() { thread_.join(); }
 
 void BooksThread::Run() {
+  pthread_setname_np(pthread_self(), "books");
   constexpr int64_t kWaitNs = 500'000'000;
   while (true) {
     // Read first: what was published before Close is then seen below.
