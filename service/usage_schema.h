@@ -1,0 +1,100 @@
+// The usage store's tables. The store writes them; invoice, explain, verify and export read them.
+// Times are integer nanoseconds: *_ns on the monotonic clock of one boot, *_utc_ns since 1970.
+#pragma once
+
+namespace tuppence {
+
+inline constexpr int kUsageSchemaVersion = 1;
+
+inline constexpr char kUsageSchema[] = R"sql(
+CREATE TABLE runs (                 -- one for each process
+  run_id          TEXT PRIMARY KEY, -- random, 32 hex digits
+  instance        TEXT NOT NULL,    -- the machine, as the bill names it (--instance)
+  boot_id         TEXT NOT NULL,    -- monotonic times compare within one
+  version         TEXT NOT NULL,
+  model           TEXT NOT NULL,
+  arithmetic_id   TEXT NOT NULL,
+  machine_share_ppm INTEGER NOT NULL,
+  started_ns      INTEGER NOT NULL,
+  started_utc_ns  INTEGER NOT NULL,
+  ended_ns        INTEGER,          -- null: still running; after a kill, the last sign of life
+  ended_utc_ns    INTEGER
+) STRICT;
+
+CREATE TABLE rate_cards (           -- every card a period was booked with, as it was then
+  rate_card_id    TEXT PRIMARY KEY,
+  micro_usd_per_hour INTEGER NOT NULL,
+  source          TEXT NOT NULL,    -- list, effective, spot, flag
+  valid_from_utc_ns INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE periods (
+  run_id          TEXT NOT NULL REFERENCES runs,
+  number          INTEGER NOT NULL,
+  start_ns        INTEGER NOT NULL,
+  end_ns          INTEGER NOT NULL,
+  utc_start_ns    INTEGER NOT NULL,
+  rate_card_id    TEXT,             -- null: no rate known
+  micro_usd_per_hour INTEGER,       -- of the whole machine
+  startup_ns      INTEGER NOT NULL,
+  idle_ns         INTEGER NOT NULL,
+  request_ns      INTEGER NOT NULL,
+  overhead_ns     INTEGER NOT NULL,
+  drain_ns        INTEGER NOT NULL,
+  unrecorded_ns   INTEGER NOT NULL,
+  PRIMARY KEY (run_id, number)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE period_charges (
+  run_id          TEXT NOT NULL,
+  number          INTEGER NOT NULL,
+  tenant          TEXT NOT NULL,
+  model           TEXT NOT NULL,
+  request_ns      INTEGER NOT NULL,
+  open_ns         INTEGER NOT NULL,
+  written_off_ns  INTEGER NOT NULL, -- of the rows stored with written_off = 1
+  lost_ns         INTEGER NOT NULL, -- of requests that ended unrecorded: booked here or earlier, no row
+  PRIMARY KEY (run_id, number, tenant, model)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE requests (
+  sequence        INTEGER PRIMARY KEY AUTOINCREMENT, -- the order they became durable in
+  request_id      TEXT NOT NULL UNIQUE,
+  caller_id       TEXT NOT NULL,
+  run_id          TEXT NOT NULL REFERENCES runs,
+  tenant          TEXT NOT NULL,
+  model           TEXT NOT NULL,
+  received_utc_ns INTEGER NOT NULL,
+  ended_utc_ns    INTEGER NOT NULL,
+  ended_ns        INTEGER NOT NULL,
+  outcome         TEXT NOT NULL,    -- ok, length, cancelled, deadline, drained, error
+  code            INTEGER NOT NULL, -- gRPC's
+  prompt_tokens   INTEGER NOT NULL,
+  cached_tokens   INTEGER NOT NULL,
+  completion_tokens INTEGER NOT NULL,
+  queue_ns        INTEGER NOT NULL,
+  prefill_time_ns INTEGER NOT NULL, -- by the clock on the wall
+  decode_time_ns  INTEGER NOT NULL,
+  total_ns        INTEGER NOT NULL,
+  time_to_first_token_ns INTEGER NOT NULL,
+  steps           INTEGER NOT NULL,
+  preemptions     INTEGER NOT NULL,
+  mean_requests_per_step REAL NOT NULL,
+  kv_block_seconds REAL NOT NULL,
+  machine_ns      INTEGER NOT NULL, -- booked = shared_ns + own_ns = prefill_ns + decode_ns
+  shared_ns       INTEGER NOT NULL,
+  own_ns          INTEGER NOT NULL,
+  prefill_ns      INTEGER NOT NULL,
+  decode_ns       INTEGER NOT NULL,
+  unrecorded_ns   INTEGER NOT NULL, -- of machine_ns: booked to the unrecorded account, not to request
+  written_off     INTEGER NOT NULL, -- 1: priced at nothing, by our own fault
+  cost_nanousd    INTEGER,          -- as told to the caller; null: no rate card
+  rate_card_id    TEXT,             -- the card at its end
+  reference_nanousd INTEGER,        -- what the reference price would have asked; null: none set
+  reference_id    TEXT
+) STRICT;
+CREATE INDEX requests_by_end ON requests (ended_utc_ns);
+CREATE INDEX requests_by_tenant ON requests (tenant, ended_utc_ns);
+)sql";
+
+}  // namespace tuppence
