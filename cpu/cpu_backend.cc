@@ -58,7 +58,7 @@ class CpuBackend final : public Backend {
     }
   }
 
-  DType activation_type() const override { return DType::kF32; }
+  ActivationTypes activation_types() const override { return {}; }
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override {
     absl::StatusOr<HugeBuffer> memory = TakeMemory(bytes);
@@ -79,6 +79,10 @@ class CpuBackend final : public Backend {
 
   void CopyToDevice(const void* host, size_t bytes, void* device) override {
     std::memcpy(device, host, bytes);
+  }
+
+  void CopyToHost(const void* device, size_t bytes, void* host) override {
+    std::memcpy(host, device, bytes);
   }
 
   const Batch& Upload(const Batch& batch) override { return batch; }

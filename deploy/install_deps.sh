@@ -12,7 +12,7 @@ build_packages=(
   zlib1g-dev libcurl4-openssl-dev
 )
 test_packages=(
-  libgtest-dev libgmock-dev libbenchmark-dev clang-format strace openssl curl
+  libgtest-dev libgmock-dev libbenchmark-dev libboost-context-dev clang-format strace openssl curl
   prometheus python3 python3-yaml python3-grpcio python3-protobuf python3-numpy python3-sentencepiece
 )
 

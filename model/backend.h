@@ -10,7 +10,7 @@
 // pages; never on the other rows, the number of rows, the chunking or the number of threads.
 //
 // Dimension names: tokens, hidden, heads, kv_heads, head_dim, rotary_dim, intermediate, vocab,
-// rows (logit rows), blocks, block_tokens. Activations are f32 or bf16, as activation_type() says.
+// rows (logit rows), blocks, block_tokens. Activations are of the types that activation_types() says.
 #pragma once
 
 #include <memory>
@@ -95,6 +95,13 @@ struct AttentionShape {
   int32_t sliding_window = 0;  // keys a query sees, itself included; 0: all
 };
 
+// Types of a step's activations. `stream`: the residual, and what Matmul gives (the logits are f32
+// always). `matmul_input`: what matmuls take, so also what norms, Attention and GatedMatmul give.
+struct ActivationTypes {
+  DType stream = DType::kF32;
+  DType matmul_input = DType::kF32;
+};
+
 // Tensors of one sampled step, over the whole vocabulary.
 struct SamplingBatch {
   std::span<const SamplingRow> rows;
@@ -109,7 +116,7 @@ class Backend {
   // "cpu", "cuda"; and the arithmetic id: what must be equal for equal bits (kernel path, types).
   virtual std::string name() const = 0;
   virtual std::string arithmetic_id() const = 0;
-  virtual DType activation_type() const = 0;
+  virtual ActivationTypes activation_types() const = 0;
 
   // Memory, zeroed. RESOURCE_EXHAUSTED with the numbers when there is not enough.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;
@@ -119,6 +126,8 @@ class Backend {
   virtual void PackRows(const MatrixRows& rows, Matrix& matrix) = 0;
   // Copies host bytes to device memory at load (norm weights).
   virtual void CopyToDevice(const void* host, size_t bytes, void* device) = 0;
+  // The other way, after all that is enqueued; for tests and tools.
+  virtual void CopyToHost(const void* device, size_t bytes, void* host) = 0;
 
   // Makes the step's arrays readable by the ops; spans of the result are at fixed addresses.
   virtual const Batch& Upload(const Batch& batch) = 0;

@@ -15,27 +15,27 @@ int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * 
 
 }  // namespace
 
-Phi3::Scratch Phi3::Shapes(const Config& config, DType activation, int32_t tokens_max,
+Phi3::Scratch Phi3::Shapes(const Config& config, const ActivationTypes& types, int32_t tokens_max,
                            int32_t logit_rows_max) {
   const int64_t qkv_rows = int64_t{config.heads + 2 * config.kv_heads} * config.head_dim;
   const int64_t attended = int64_t{config.heads} * config.head_dim;
   Scratch s;
-  s.residual = Tensor(nullptr, activation, {tokens_max, config.hidden});
-  s.normed = Tensor(nullptr, activation, {tokens_max, config.hidden});
-  s.delta = Tensor(nullptr, activation, {tokens_max, config.hidden});
-  s.qkv = Tensor(nullptr, activation, {tokens_max, qkv_rows});
-  s.attended = Tensor(nullptr, activation, {tokens_max, attended});
-  s.gated = Tensor(nullptr, activation, {tokens_max, config.intermediate});
+  s.residual = Tensor(nullptr, types.stream, {tokens_max, config.hidden});
+  s.normed = Tensor(nullptr, types.matmul_input, {tokens_max, config.hidden});
+  s.delta = Tensor(nullptr, types.stream, {tokens_max, config.hidden});
+  s.qkv = Tensor(nullptr, types.stream, {tokens_max, qkv_rows});
+  s.attended = Tensor(nullptr, types.matmul_input, {tokens_max, attended});
+  s.gated = Tensor(nullptr, types.matmul_input, {tokens_max, config.intermediate});
   s.angles = Tensor(nullptr, DType::kF32, {tokens_max, config.rotary_dim});
-  s.last = Tensor(nullptr, activation, {logit_rows_max, config.hidden});
+  s.last = Tensor(nullptr, types.matmul_input, {logit_rows_max, config.hidden});
   s.logits = Tensor(nullptr, DType::kF32, {logit_rows_max, config.vocab});
   s.frequencies = Tensor(nullptr, DType::kF32, {2, config.rotary_dim / 2});
   return s;
 }
 
-int64_t Phi3::ScratchBytes(const Config& config, DType activation, int32_t tokens_max,
+int64_t Phi3::ScratchBytes(const Config& config, const ActivationTypes& types, int32_t tokens_max,
                            int32_t logit_rows_max) {
-  const Scratch s = Shapes(config, activation, tokens_max, logit_rows_max);
+  const Scratch s = Shapes(config, types, tokens_max, logit_rows_max);
   int64_t bytes = 0;
   for (const Tensor* tensor : {&s.residual, &s.normed, &s.delta, &s.qkv, &s.attended, &s.gated,
                                &s.angles, &s.last, &s.logits, &s.frequencies}) {
@@ -48,7 +48,7 @@ absl::StatusOr<Phi3> Phi3::Make(const Config& config, const Weights& weights, Ba
                                 int32_t tokens_max, int32_t logit_rows_max) {
   CHECK_GT(tokens_max, 0);
   CHECK_GT(logit_rows_max, 0);
-  const DType activation = backend.activation_type();
+  const ActivationTypes types = backend.activation_types();
   Phi3 model;
   model.config_ = config;
   model.weights_ = &weights;
@@ -60,10 +60,10 @@ absl::StatusOr<Phi3> Phi3::Make(const Config& config, const Weights& weights, Ba
                   .sliding_window = config.sliding_window};
 
   absl::StatusOr<std::unique_ptr<Buffer>> memory = backend.Allocate(
-      static_cast<size_t>(ScratchBytes(config, activation, tokens_max, logit_rows_max)));
+      static_cast<size_t>(ScratchBytes(config, types, tokens_max, logit_rows_max)));
   if (!memory.ok()) return memory.status();
   model.memory_ = *std::move(memory);
-  model.scratch_ = Shapes(config, activation, tokens_max, logit_rows_max);
+  model.scratch_ = Shapes(config, types, tokens_max, logit_rows_max);
   Scratch& s = model.scratch_;
   char* at = static_cast<char*>(model.memory_->data());
   for (Tensor* tensor : {&s.residual, &s.normed, &s.delta, &s.qkv, &s.attended, &s.gated, &s.angles,

@@ -23,8 +23,8 @@ class Phi3 {
                                    int32_t tokens_max, int32_t logit_rows_max);
 
   // Bytes that Make takes, for the memory plan.
-  static int64_t ScratchBytes(const Config& config, DType activation, int32_t tokens_max,
-                              int32_t logit_rows_max);
+  static int64_t ScratchBytes(const Config& config, const ActivationTypes& types,
+                              int32_t tokens_max, int32_t logit_rows_max);
 
   // Runs the step's tokens through the layers, writes their K and V to the cache, and leaves the
   // wanted logits in the result: f32 [batch.logit_rows(), vocab], valid until the next Forward.
@@ -32,19 +32,20 @@ class Phi3 {
 
  private:
   // Activations of one step, each with its most rows; Forward takes the first `tokens` of them.
+  // (in): of the type that matmuls take; the others of the stream's, or f32 where it says so.
   struct Scratch {
     Tensor residual;     // [tokens, hidden]
-    Tensor normed;       // [tokens, hidden]
+    Tensor normed;       // (in) [tokens, hidden]
     Tensor delta;        // [tokens, hidden]
     Tensor qkv;          // [tokens, (heads + 2 * kv_heads) * head_dim]
-    Tensor attended;     // [tokens, heads * head_dim]
-    Tensor gated;        // [tokens, intermediate]
+    Tensor attended;     // (in) [tokens, heads * head_dim]
+    Tensor gated;        // (in) [tokens, intermediate]
     Tensor angles;       // f32 [tokens, rotary_dim]
-    Tensor last;         // [rows, hidden]
+    Tensor last;         // (in) [rows, hidden]
     Tensor logits;       // f32 [rows, vocab]
     Tensor frequencies;  // f32 [2, rotary_dim / 2]
   };
-  static Scratch Shapes(const Config& config, DType activation, int32_t tokens_max,
+  static Scratch Shapes(const Config& config, const ActivationTypes& types, int32_t tokens_max,
                         int32_t logit_rows_max);
 
   Config config_;

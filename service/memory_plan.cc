@@ -31,7 +31,7 @@ MemoryPlan PlanRest(const MemoryQuestion& question) {
   const WeightPlan weights = PlanWeights(question.config, options);
   plan.weights_bytes = weights.total_bytes();
   plan.staging_bytes = weights.staging_bytes;
-  plan.scratch_bytes = Phi3::ScratchBytes(question.config, question.activation,
+  plan.scratch_bytes = Phi3::ScratchBytes(question.config, question.activations,
                                           question.batch_tokens_max, question.logit_rows_max);
   plan.reserve_bytes = kReserveBytes;
   plan.available_bytes = question.available_bytes;

@@ -32,7 +32,7 @@ struct MemoryQuestion {
   Config config;
   WeightFormat weights;
   DType kv = DType::kBf16;
-  DType activation = DType::kF32;
+  ActivationTypes activations;
   uint64_t kv_memory_bytes = 0;  // 0: as much as is useful and there
   int32_t sequences_max = 0;
   int32_t batch_tokens_max = 0;

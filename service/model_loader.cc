@@ -237,7 +237,7 @@ absl::Status Load(const LoadOptions& options, CpuModel* loaded) {
       PlanMemory({.config = config,
                   .weights = *format,
                   .kv = *kv,
-                  .activation = loaded->backend->activation_type(),
+                  .activations = loaded->backend->activation_types(),
                   .kv_memory_bytes = model.kv_memory_bytes,
                   .sequences_max = model.sequences_max,
                   .batch_tokens_max = BatchTokensMax(loaded->engine),

@@ -38,7 +38,7 @@ class RecordingBackend : public Backend {
 
   std::string name() const override { return "recording"; }
   std::string arithmetic_id() const override { return "none"; }
-  DType activation_type() const override { return DType::kF32; }
+  ActivationTypes activation_types() const override { return {}; }
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override {
     return std::make_unique<HeapBuffer>(bytes);
@@ -69,6 +69,9 @@ class RecordingBackend : public Backend {
 
   void CopyToDevice(const void* host, size_t bytes, void* device) override {
     std::memcpy(device, host, bytes);
+  }
+  void CopyToHost(const void* device, size_t bytes, void* host) override {
+    std::memcpy(host, device, bytes);
   }
 
   const Batch& Upload(const Batch& batch) override { return batch; }

@@ -1,0 +1,262 @@
+// Paged attention of prompts: the queries of one head at 64 consecutive positions over tiles of 64
+// keys, both at absolute multiples of 64, with tile multiplications.
+//
+// Formula   out = sum over keys j of 2^(s_j - m) v_j / sum over j of 2^(s_j - m),
+//           s_j = scale log2(e) q . k_j; tile by tile, m moving with the largest score so far.
+// Mapping   4 warps of 16 queries. q stays in registers; K and V of a tile come through shared
+//           memory, each while the other is worked on. A row of a tile multiplication is its own,
+//           so a query's bits depend on its position and its pages, not on its chunk.
+// Types     q, weights and 16-bit K and V multiply as they are; codes of int8 pages multiply
+// exactly,
+//           K's scale goes to the score, V's to the weight.
+// Traffic   K and V once for each 64 queries of a head; bound by the tensor cores.
+// Masked    A key past a query's own has weight 0 in its tile, and 0 * NaN is NaN: a NaN reaches
+//           earlier queries of its sequence in the same 64 positions. Slots past the last query's
+//           position load as zeros.
+// Legend    lane = 4 g + q as in tile.cuh; rows g and g + 8 of the warp's 16 are the lane's.
+// Source: Dao 2023, arXiv:2307.08691.
+#pragma once
+
+#include "cuda/attention.h"
+
+namespace tuppence::TUPPENCE_DEVICE {
+
+constexpr int kKeyTile = 64;
+constexpr int kPrefillThreads = 128;
+
+// Rows of shared memory in pieces of 16 bytes, padded so that no two lanes of a read meet in a
+// bank: K is read by 4 lanes a row, V by 8 rows at a time.
+template <int kDim>
+struct PrefillShared {
+  static constexpr int kPieces = kDim / 8;
+  static constexpr int kKeyPieces = kPieces % 8 == 0 ? kPieces + 4 : kPieces;
+  static constexpr int kValuePieces = kPieces + 1;
+  uint4 keys[kKeyTile][kKeyPieces];
+  uint4 values[kKeyTile][kValuePieces];
+  float key_scales[kKeyTile];
+  float value_scales[kKeyTile];
+};
+
+struct PrefillWork {
+  int entry;
+  int kv_head;
+  int first_key;  // that any query sees
+  int last_key;   // one beyond
+};
+
+// Starts the copy of a tile of K or V. Codes are widened on the way.
+template <typename Half, typename Kv, int kDim, int kRowPieces>
+__device__ inline void StartTile(const AttentionArgs& args, const PrefillWork& work, int tile,
+                                 const void* pages, const uint16_t* page_scales,
+                                 uint4 (&rows)[kKeyTile][kRowPieces], float* scales) {
+  constexpr int kPieces = kDim / 8;
+  const Kv* const source = static_cast<const Kv*>(pages);
+  for (int i = Thread(); i < kKeyTile * kPieces; i += kPrefillThreads) {
+    const int of_tile = i / kPieces, piece = i % kPieces, key = tile * kKeyTile + of_tile;
+    const bool there = key >= work.first_key && key < work.last_key;
+    const int64_t row = there ? PageRow(args, work.entry, work.kv_head, key) : 0;
+    if constexpr (!kIsCoded<Kv>) {
+      CopyAsync16(&rows[of_tile][piece], source + row * kDim + piece * 8, there);
+    } else {
+      float codes[8] = {};
+      if (there) LoadPiece(source + row * kDim + piece * 8, codes);
+      rows[of_tile][piece] =
+          uint4{NarrowPair<Half>(codes[0], codes[1]), NarrowPair<Half>(codes[2], codes[3]),
+                NarrowPair<Half>(codes[4], codes[5]), NarrowPair<Half>(codes[6], codes[7])};
+      if (piece == 0) scales[of_tile] = there ? Widen(F16{page_scales[row]}) : 0.0f;
+    }
+  }
+  CommitCopies();
+}
+
+// Both fragments of the lane's rows, for each 32 channels; rows without a query are zeros.
+template <typename Half, int kDim>
+__device__ inline void LoadQueries(const AttentionArgs& args, int head, const int (&tokens)[2],
+                                   uint32_t (&a)[kDim / 32][8]) {
+  TUPPENCE_UNROLL
+  for (int step = 0; step < kDim / 32; ++step) {
+    TUPPENCE_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      const int token = tokens[i % 2];
+      a[step][i] = 0;
+      if (token < 0) continue;
+      const float* const pair = args.qkv + static_cast<int64_t>(token) * args.qkv_stride +
+                                head * kDim + step * 32 + Lane() % 4 * 8 + i / 2 * 2;
+      a[step][i] = NarrowPair<Half>(pair[0], pair[1]);
+    }
+  }
+}
+
+using Scores = float[kKeyTile / 8][4];
+
+template <typename Half, int kDim>
+__device__ inline void ScoreTile(const PrefillShared<kDim>& shared,
+                                 const uint32_t (&a)[kDim / 32][8], Scores& scores) {
+  const int g = Lane() / 4, q = Lane() % 4;
+  TUPPENCE_UNROLL
+  for (int keys = 0; keys < kKeyTile / 8; ++keys) {
+    TUPPENCE_UNROLL
+    for (int i = 0; i < 4; ++i) scores[keys][i] = 0;
+    TUPPENCE_UNROLL
+    for (int step = 0; step < kDim / 32; ++step) {
+      const uint4 words = shared.keys[keys * 8 + g][step * 4 + q];
+      const uint32_t b[4] = {words.x, words.y, words.z, words.w};
+      Multiply32<Half>(scores[keys], a[step], b);
+    }
+  }
+}
+
+// What a lane keeps of its two rows.
+template <int kDim>
+struct RowState {
+  float largest[2] = {-HUGE_VALF, -HUGE_VALF};
+  float sums[2] = {0, 0};  // of this lane's keys
+  float values[kDim / 8][4] = {};
+};
+
+// Scores to weights, after the mask; sums and values so far are scaled to the new largest score.
+template <typename Kv, int kDim>
+__device__ inline void WeighTile(const AttentionArgs& args, const PrefillShared<kDim>& shared,
+                                 int tile, const int (&positions)[2], Scores& scores,
+                                 RowState<kDim>& state) {
+  const int q = Lane() % 4;
+  float largest[2] = {state.largest[0], state.largest[1]};
+  TUPPENCE_UNROLL
+  for (int keys = 0; keys < kKeyTile / 8; ++keys) {
+    TUPPENCE_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const int of_tile = keys * 8 + 2 * q + i % 2, key = tile * kKeyTile + of_tile;
+      float scale = args.scale_log2;
+      if constexpr (kIsCoded<Kv>) scale *= shared.key_scales[of_tile];
+      const bool visible = key <= positions[i / 2] && key >= FirstKey(args, positions[i / 2]);
+      const float score = visible ? scores[keys][i] * scale : -HUGE_VALF;
+      scores[keys][i] = score;
+      if (score > largest[i / 2]) largest[i / 2] = score;
+    }
+  }
+  float shift[2];
+  TUPPENCE_UNROLL
+  for (int row = 0; row < 2; ++row) {
+    TUPPENCE_UNROLL
+    for (int mask = 1; mask < 4; mask *= 2) {
+      const float other = ShuffleXor(largest[row], mask);
+      if (other > largest[row]) largest[row] = other;
+    }
+    // Before the window of a row begins it has seen no key: any finite number does.
+    shift[row] = largest[row] == -HUGE_VALF ? 0.0f : largest[row];
+    const float factor = Exp2(state.largest[row] - shift[row]);
+    state.largest[row] = largest[row];
+    state.sums[row] *= factor;
+    TUPPENCE_UNROLL
+    for (int c = 0; c < kDim / 8; ++c) {
+      state.values[c][2 * row] *= factor;
+      state.values[c][2 * row + 1] *= factor;
+    }
+  }
+  TUPPENCE_UNROLL
+  for (int keys = 0; keys < kKeyTile / 8; ++keys) {
+    TUPPENCE_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const float weight = Exp2(scores[keys][i] - shift[i / 2]);
+      state.sums[i / 2] += weight;
+      scores[keys][i] = weight;
+    }
+  }
+}
+
+template <typename Half, typename Kv, int kDim>
+__device__ inline void AddTile(const PrefillShared<kDim>& shared, const Scores& weights,
+                               RowState<kDim>& state) {
+  const int q = Lane() % 4;
+  TUPPENCE_UNROLL
+  for (int half = 0; half < kKeyTile / 32; ++half) {
+    uint32_t a[8];
+    TUPPENCE_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      const int keys = half * 4 + i / 2, row = i % 2;
+      float first = weights[keys][2 * row], second = weights[keys][2 * row + 1];
+      if constexpr (kIsCoded<Kv>) {
+        first *= shared.value_scales[keys * 8 + 2 * q];
+        second *= shared.value_scales[keys * 8 + 2 * q + 1];
+      }
+      a[i] = NarrowPair<Half>(first, second);
+    }
+    TUPPENCE_UNROLL
+    for (int c = 0; c < kDim / 8; ++c) {
+      uint32_t b[4];
+      LoadTilesTurned(&shared.values[half * 32 + Lane()][c], b);
+      Multiply32<Half>(state.values[c], a, b);
+    }
+  }
+}
+
+template <typename Half, int kDim>
+__device__ inline void StoreRows(const AttentionArgs& args, int head, const int (&tokens)[2],
+                                 RowState<kDim>& state) {
+  TUPPENCE_UNROLL
+  for (int row = 0; row < 2; ++row) {
+    float sum = state.sums[row];
+    sum += ShuffleXor(sum, 1);
+    sum += ShuffleXor(sum, 2);
+    if (tokens[row] < 0) continue;
+    uint16_t* const out =
+        args.out + (static_cast<int64_t>(tokens[row]) * args.heads + head) * kDim + Lane() % 4 * 2;
+    TUPPENCE_UNROLL
+    for (int c = 0; c < kDim / 8; ++c) {
+      *reinterpret_cast<uint32_t*>(out + c * 8) =
+          NarrowPair<Half>(state.values[c][2 * row] / sum, state.values[c][2 * row + 1] / sum);
+    }
+  }
+}
+
+template <typename Half, typename Kv, int kDim>
+__global__ void __launch_bounds__(kPrefillThreads)
+    PrefillKernel(AttentionArgs args, const PrefillItem* items) {
+  auto& shared = Shared<PrefillShared<kDim>>();
+  const PrefillItem item = items[BlockX()];
+  const int head = BlockY(), first_position = args.positions[item.first_token];
+  const int tile_position = first_position / kQueryTile * kQueryTile;
+  int positions[2], tokens[2];
+  TUPPENCE_UNROLL
+  for (int row = 0; row < 2; ++row) {
+    positions[row] = tile_position + Warp() * 16 + Lane() / 4 + row * 8;
+    const int of_item = positions[row] - first_position;
+    tokens[row] = of_item >= 0 && of_item < item.count ? item.first_token + of_item : -1;
+  }
+  PrefillWork work;
+  work.entry = item.entry;
+  work.kv_head = head / (args.heads / args.kv_heads);
+  work.first_key = FirstKey(args, first_position);
+  work.last_key = first_position + item.count;
+  uint32_t a[kDim / 32][8];
+  LoadQueries<Half, kDim>(args, head, tokens, a);
+  RowState<kDim> state;
+  const int first = work.first_key / kKeyTile, last = (work.last_key - 1) / kKeyTile;
+  const auto start_keys = [&](int tile) {
+    StartTile<Half, Kv, kDim>(args, work, tile, args.keys, args.key_scales, shared.keys,
+                              shared.key_scales);
+  };
+  start_keys(first);
+  for (int tile = first; tile <= last; ++tile) {
+    StartTile<Half, Kv, kDim>(args, work, tile, args.values, args.value_scales, shared.values,
+                              shared.value_scales);
+    WaitCopies<1>();
+    Barrier();  // K is there
+    Scores scores;
+    ScoreTile<Half, kDim>(shared, a, scores);
+    WeighTile<Kv, kDim>(args, shared, tile, positions, scores, state);
+    Barrier();  // nobody reads K any more
+    if (tile < last) start_keys(tile + 1);
+    if (tile < last) {
+      WaitCopies<1>();
+    } else {
+      WaitCopies<0>();
+    }
+    Barrier();  // V is there
+    AddTile<Half, Kv, kDim>(shared, scores, state);
+    Barrier();  // nobody reads V any more
+  }
+  StoreRows<Half, kDim>(args, head, tokens, state);
+}
+
+}  // namespace tuppence::TUPPENCE_DEVICE

@@ -1,0 +1,366 @@
+#include "cuda/emulation/grid.h"
+
+#include <signal.h>
+
+#include <algorithm>
+#include <boost/context/fiber.hpp>
+#include <boost/context/fixedsize_stack.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <utility>
+
+#include "cuda/emulation/memory.h"
+#include "model/check.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace tuppence::emulation {
+namespace {
+
+using boost::context::fiber;
+
+constexpr int kThreadsMax = 1024;
+constexpr size_t kStackBytes = size_t{64} << 10;
+
+enum class State : uint8_t { kReady, kInWarp, kAtBarrier, kDone };
+
+struct PendingCopy {
+  void* target;
+  const void* source;
+  size_t bytes;
+  int group;
+};
+
+// One thread of a block, on a fibre that is used again by the next block.
+struct Thread {
+  fiber own;
+  fiber scheduler;
+  void* stack = nullptr;  // for the address sanitizer alone, as the next two
+  size_t stack_bytes = 0;
+  void* fake_stack = nullptr;
+  State state = State::kDone;
+  std::vector<PendingCopy> copies;
+  int group = 0;  // of the copies that are started now
+};
+
+struct Warp {
+  const char* verb = nullptr;
+  int arrived = 0;
+  Parts parts = {};
+};
+
+// The fixed-size stack of Boost, which tells where it is.
+struct Stack : boost::context::fixedsize_stack {
+  explicit Stack(Thread* thread) : boost::context::fixedsize_stack(kStackBytes), owner(thread) {}
+  boost::context::stack_context allocate() {
+    const boost::context::stack_context context = boost::context::fixedsize_stack::allocate();
+    owner->stack = static_cast<char*>(context.sp) - context.size;
+    owner->stack_bytes = context.size;
+    return context;
+  }
+  Thread* owner;
+};
+
+class BlockRunner {
+ public:
+  void Run(const GridSpec& spec, const std::function<void()>& body);
+
+  int current() const { return current_; }
+  const GridSpec& spec() const { return *spec_; }
+  Dim3 block() const { return block_; }
+  std::byte* shared() const { return shared_; }
+  Thread& thread() { return threads_[current_]; }
+  bool running() const { return spec_ != nullptr; }
+  uint64_t seed() const { return seed_; }
+
+  void Wait(State state) {
+    threads_[current_].state = state;
+    Leave();
+  }
+  void Meet(const char* verb, void* part, const std::function<void(const Parts&)>& act);
+
+ private:
+  void Prepare();
+  void RunBlock();
+  void RunWarp(int warp);
+  void StartFibre(int index);
+  void Resume(int index);
+  void Leave();
+  void Entered();
+  void Shuffle(std::vector<int>& order);
+  void ReportBarrier();
+
+  const GridSpec* spec_ = nullptr;
+  const std::function<void()>* body_ = nullptr;
+  Dim3 block_;
+  std::byte* shared_ = nullptr;
+  int current_ = 0;
+  std::vector<Thread> threads_{kThreadsMax};
+  std::vector<Warp> warps_{kThreadsMax / kLanes};
+  std::vector<int> warp_order_, lane_order_;
+  uint64_t launches_ = 0;
+  uint64_t seed_ = 0;
+  std::mt19937_64 random_;
+  const void* scheduler_stack_ = nullptr;
+  size_t scheduler_stack_bytes_ = 0;
+};
+
+BlockRunner& Runner() {
+  thread_local std::unique_ptr<BlockRunner> runner = std::make_unique<BlockRunner>();
+  return *runner;
+}
+
+std::string Where() {
+  BlockRunner& runner = Runner();
+  if (!runner.running()) return "outside any kernel";
+  char text[256];
+  std::snprintf(text, sizeof(text), "kernel %s (sm_%d), block (%d, %d, %d), thread %d, seed %llu",
+                runner.spec().name, runner.spec().arch, runner.block().x, runner.block().y,
+                runner.block().z, runner.current(), static_cast<unsigned long long>(runner.seed()));
+  return text;
+}
+
+void OnBadAccess(int signal_number, siginfo_t* info, void*) {
+  std::fprintf(stderr, "emulated GPU: access out of bounds: %s; %s\n", DescribeNear(info->si_addr),
+               Where().c_str());
+  signal(signal_number, SIG_DFL);
+  raise(signal_number);
+}
+
+void CatchBadAccesses() {
+  static const bool done = [] {
+    struct sigaction action = {};
+    action.sa_sigaction = OnBadAccess;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER;
+    sigaction(SIGSEGV, &action, nullptr);
+    sigaction(SIGBUS, &action, nullptr);
+    return true;
+  }();
+  (void)done;
+}
+
+void CheckLimits(const GridSpec& spec) {
+  const auto check = [&](bool fits, const char* what, int64_t value, int64_t most) {
+    if (fits) return;
+    std::fprintf(stderr, "emulated GPU: kernel %s asks for %lld %s; sm_%d has %lld\n", spec.name,
+                 static_cast<long long>(value), what, spec.arch, static_cast<long long>(most));
+    std::abort();
+  };
+  check(spec.threads > 0 && spec.threads <= kThreadsMax, "threads", spec.threads, kThreadsMax);
+  check(spec.threads % kLanes == 0, "threads, no whole warps", spec.threads, kThreadsMax);
+  const int64_t shared = static_cast<int64_t>(spec.shared_bytes);
+  const int64_t most = static_cast<int64_t>(SharedBytesMax(spec.arch));
+  check(shared <= most, "bytes of shared memory", shared, most);
+  check(spec.grid.x > 0, "blocks in x", spec.grid.x, (int64_t{1} << 31) - 1);
+  check(spec.grid.y > 0 && spec.grid.y <= 65535, "blocks in y", spec.grid.y, 65535);
+  check(spec.grid.z > 0 && spec.grid.z <= 65535, "blocks in z", spec.grid.z, 65535);
+}
+
+// Launches take turns: forward, reverse, shuffled for each block.
+void BlockRunner::Shuffle(std::vector<int>& order) {
+  std::iota(order.begin(), order.end(), 0);
+  if (launches_ % 3 == 1) std::reverse(order.begin(), order.end());
+  if (launches_ % 3 == 2) std::shuffle(order.begin(), order.end(), random_);
+}
+
+void BlockRunner::Run(const GridSpec& spec, const std::function<void()>& body) {
+  CHECK(spec_ == nullptr);  // a kernel launches no kernel
+  CheckLimits(spec);
+  CatchBadAccesses();
+  spec_ = &spec;
+  body_ = &body;
+  seed_ = OrderSeed();
+  if (launches_++ == 0) random_.seed(seed_);
+  shared_ = static_cast<std::byte*>(AllocateGuarded(spec.shared_bytes));
+  CHECK(shared_ != nullptr);
+  warp_order_.resize(spec.threads / kLanes);
+  lane_order_.resize(kLanes);
+  const int64_t blocks = int64_t{spec.grid.x} * spec.grid.y * spec.grid.z;
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t index = launches_ % 3 == 1 ? blocks - 1 - i : i;
+    block_.x = static_cast<int>(index % spec.grid.x);
+    block_.y = static_cast<int>(index / spec.grid.x % spec.grid.y);
+    block_.z = static_cast<int>(index / spec.grid.x / spec.grid.y);
+    if (i > 0) std::memset(shared_, 0xff, (spec.shared_bytes + 15) / 16 * 16);
+    RunBlock();
+  }
+  FreeGuarded(shared_);
+  shared_ = nullptr;
+  spec_ = nullptr;
+}
+
+void BlockRunner::Prepare() {
+  Shuffle(warp_order_);
+  for (Warp& warp : warps_) warp.arrived = 0;
+  for (int i = 0; i < spec_->threads; ++i) {
+    Thread& thread = threads_[i];
+    thread.state = State::kReady;
+    thread.copies.clear();
+    thread.group = 0;
+    if (!thread.own) StartFibre(i);
+  }
+}
+
+// Warps run one after the other, each to its next barrier; then the barrier opens.
+void BlockRunner::RunBlock() {
+  Prepare();
+  const auto first = threads_.begin(), last = first + spec_->threads;
+  while (true) {
+    for (const int warp : warp_order_) RunWarp(warp);
+    const auto waiting = std::count_if(
+        first, last, [](const Thread& thread) { return thread.state == State::kAtBarrier; });
+    if (waiting == 0) break;
+    if (waiting != spec_->threads) ReportBarrier();
+    for (auto thread = first; thread != last; ++thread) thread->state = State::kReady;
+  }
+}
+
+void BlockRunner::RunWarp(int warp) {
+  bool any = true;
+  while (any) {
+    any = false;
+    Shuffle(lane_order_);
+    for (const int lane : lane_order_) {
+      const int index = warp * kLanes + lane;
+      if (threads_[index].state != State::kReady) continue;
+      any = true;
+      Resume(index);
+    }
+  }
+  if (warps_[warp].arrived == 0) return;
+  Fail(std::string("only ") + std::to_string(warps_[warp].arrived) + " of 32 lanes of warp " +
+       std::to_string(warp) + " come to " + warps_[warp].verb);
+}
+
+void BlockRunner::ReportBarrier() {
+  int waiting = 0, done = 0;
+  for (int i = 0; i < spec_->threads; ++i) {
+    waiting += threads_[i].state == State::kAtBarrier ? 1 : 0;
+    done += threads_[i].state == State::kDone ? 1 : 0;
+  }
+  Fail(std::to_string(waiting) + " of " + std::to_string(spec_->threads) +
+       " threads wait at a barrier that the others (" + std::to_string(done) +
+       " have ended) never reach");
+}
+
+void BlockRunner::StartFibre(int index) {
+  Thread* const thread = &threads_[index];
+  thread->own = fiber(std::allocator_arg, Stack(thread), [this, thread](fiber&& caller) -> fiber {
+    thread->scheduler = std::move(caller);
+    Entered();
+    while (true) {
+      (*body_)();
+      if (!thread->copies.empty()) Fail("the thread ends with copies that it never waited for");
+      Wait(State::kDone);
+    }
+    return std::move(thread->scheduler);
+  });
+}
+
+void BlockRunner::Resume(int index) {
+  current_ = index;
+  Thread& thread = threads_[index];
+#if defined(__SANITIZE_ADDRESS__)
+  void* fake_stack = nullptr;
+  __sanitizer_start_switch_fiber(&fake_stack, thread.stack, thread.stack_bytes);
+  thread.own = std::move(thread.own).resume();
+  __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
+#else
+  thread.own = std::move(thread.own).resume();
+#endif
+}
+
+void BlockRunner::Leave() {
+  Thread& thread = threads_[current_];
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_start_switch_fiber(&thread.fake_stack, scheduler_stack_, scheduler_stack_bytes_);
+#endif
+  thread.scheduler = std::move(thread.scheduler).resume();
+  Entered();
+}
+
+void BlockRunner::Entered() {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(threads_[current_].fake_stack, &scheduler_stack_,
+                                  &scheduler_stack_bytes_);
+#endif
+}
+
+void BlockRunner::Meet(const char* verb, void* part, const std::function<void(const Parts&)>& act) {
+  const int first = current_ / kLanes * kLanes;
+  Warp& warp = warps_[current_ / kLanes];
+  if (warp.arrived == 0) warp.verb = verb;
+  if (std::strcmp(warp.verb, verb) != 0) {
+    Fail(std::string("lanes of a warp come to ") + warp.verb + " and to " + verb);
+  }
+  warp.parts[current_ - first] = part;
+  if (++warp.arrived < kLanes) {
+    Wait(State::kInWarp);
+    return;
+  }
+  act(warp.parts);
+  warp.arrived = 0;
+  for (int lane = 0; lane < kLanes; ++lane) threads_[first + lane].state = State::kReady;
+}
+
+}  // namespace
+
+void RunGrid(const GridSpec& spec, const std::function<void()>& body) { Runner().Run(spec, body); }
+
+uint64_t OrderSeed() {
+  const char* const text = std::getenv("TUPPENCE_TEST_SEED");
+  return text != nullptr ? std::strtoull(text, nullptr, 10) : 20261124;
+}
+
+// CUDA C++ programming guide, "Technical specifications per compute capability"; one KiB of each
+// block is the system's from 8.0 on.
+size_t SharedBytesMax(int arch) {
+  const size_t kib = arch >= 90 ? 227 : arch == 80 ? 163 : arch > 80 ? 99 : 64;
+  return kib << 10;
+}
+
+void Fail(const std::string& what) {
+  std::fprintf(stderr, "emulated GPU: %s; %s\n", what.c_str(), Where().c_str());
+  std::abort();
+}
+
+int ThreadIndex() { return Runner().current(); }
+int ThreadCount() { return Runner().spec().threads; }
+Dim3 BlockIndex() { return Runner().block(); }
+int Architecture() { return Runner().spec().arch; }
+std::byte* SharedMemory() { return Runner().shared(); }
+void BlockBarrier() { Runner().Wait(State::kAtBarrier); }
+
+void MeetWarp(const char* verb, void* part, const std::function<void(const Parts&)>& act) {
+  Runner().Meet(verb, part, act);
+}
+
+void StartCopy(void* target, const void* source, size_t bytes) {
+  Thread& thread = Runner().thread();
+  std::memset(target, 0xff, bytes);
+  thread.copies.push_back({target, source, bytes, thread.group});
+}
+
+void CommitCopies() { ++Runner().thread().group; }
+
+void WaitCopies(int groups_left) {
+  Thread& thread = Runner().thread();
+  const auto landed = [&](const PendingCopy& copy) {
+    if (copy.group >= thread.group - groups_left) return false;
+    if (copy.source == nullptr) {
+      std::memset(copy.target, 0, copy.bytes);
+    } else {
+      std::memcpy(copy.target, copy.source, copy.bytes);
+    }
+    return true;
+  };
+  std::erase_if(thread.copies, landed);
+}
+
+}  // namespace tuppence::emulation

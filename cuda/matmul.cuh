@@ -1,0 +1,373 @@
+// Matmul of 16-bit x with 16-bit, int8 or int4 weights, on tile multiplications.
+//
+// Formula   out[t, n] = sum over segments, in order, of sum over the segment's columns k of
+//           x[t, k] w[n, k]; silu(gate) * up of two outputs for a paired weight.
+// Order     K is cut into at most 8 segments of whole 128 columns, by K alone. A segment starts
+// from
+//           zero and goes by in tile multiplications of 32 columns. Quantised weights multiply as
+//           codes, exact in 16 bits: a group's sum starts from zero and is added to its segment by
+//           one FMA with the group's scale. Both kernels do just this for every row, so a row has
+//           the same bits at any row count.
+// Skinny    up to 64 rows: a block has 32 outputs and a warp for each segment; warps read weights
+//           and x straight to registers, and shared memory adds the segments up.
+// Wide      a block has 128 rows and 128 (quantised: 64) outputs; x comes through shared memory in
+//           four stages, each warp runs through all segments.
+// Traffic   skinny: each weight once, bound by memory; x from the caches. Wide: weights once for
+// each
+//           128 rows; bound by the tensor cores.
+// Legend    lane = 4 g + q as in tile.cuh; panel, load: packed_matrix.h; step: 32 columns.
+#pragma once
+
+#include "cuda/packed_matrix.h"
+#include "cuda/tile.cuh"
+
+namespace tuppence::TUPPENCE_DEVICE {
+
+constexpr int kSegmentsMax = 8;
+constexpr int kStepCols = 32;
+constexpr int kMatmulThreads = 256;
+constexpr int kMatmulWarps = kMatmulThreads / kWarpLanes;
+constexpr int kWarpPanels = 4;  // of a warp, in both kernels
+constexpr int kWarpOutputs = kWarpPanels * kPanelOutputs;
+
+// Columns of a segment; a function of K alone.
+__host__ __device__ constexpr int SegmentCols(int cols) {
+  return CeilDiv(CeilDiv(cols, kSegmentsMax), 128) * 128;
+}
+
+struct MatmulArgs {
+  const uint16_t* x = nullptr;  // [rows, cols]
+  const std::byte* weights = nullptr;
+  const uint16_t* scales = nullptr;
+  int rows = 0;
+  int cols = 0;
+  int panels = 0;
+  int loads = 0;
+  int groups = 0;
+  int group = 0;
+  int outputs = 0;  // of out
+  bool gated = false;
+  float* out = nullptr;           // plain: f32
+  uint16_t* gated_out = nullptr;  // gated: as x
+};
+
+template <WeightType kType>
+struct WeightTraits {
+  static constexpr bool kQuantised = kType == WeightType::kInt8 || kType == WeightType::kInt4;
+  static constexpr int kSteps = LoadCols(kType) / kStepCols;  // of a load
+};
+
+// The two fragments of b that lane holds for one step of a load.
+template <typename Half, WeightType kType>
+__device__ inline void UnpackWeights(const uint4& load, int step, uint32_t (&b)[4]) {
+  const uint32_t words[4] = {load.x, load.y, load.z, load.w};
+  TUPPENCE_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (kType == WeightType::kInt8) {
+      const uint32_t pair = words[2 * step + i / 2] >> (i % 2 * 16);
+      b[i] = NarrowPair<Half>(static_cast<float>(static_cast<int8_t>(pair)),
+                              static_cast<float>(static_cast<int8_t>(pair >> 8)));
+    } else if constexpr (kType == WeightType::kInt4) {
+      b[i] = WidenNibbles<Half>(words[step] >> (4 * i));
+    } else {
+      b[i] = words[i];
+    }
+  }
+}
+
+// Sums of a warp: kTiles tiles of 16 rows by kWarpPanels panels.
+template <int kTiles>
+using Sums = float[kTiles][kWarpPanels][4];
+
+template <int kTiles>
+__device__ inline void Clear(Sums<kTiles>& sums) {
+  TUPPENCE_UNROLL
+  for (int t = 0; t < kTiles; ++t) {
+    TUPPENCE_UNROLL
+    for (int p = 0; p < kWarpPanels; ++p) {
+      TUPPENCE_UNROLL
+      for (int i = 0; i < 4; ++i) sums[t][p][i] = 0;
+    }
+  }
+}
+
+// total += part, or with scales of the lane's two outputs of each panel total += part * scale; part
+// starts anew.
+template <int kTiles>
+__device__ inline void AddInto(Sums<kTiles>& total, Sums<kTiles>& part) {
+  TUPPENCE_UNROLL
+  for (int t = 0; t < kTiles; ++t) {
+    TUPPENCE_UNROLL
+    for (int p = 0; p < kWarpPanels; ++p) {
+      TUPPENCE_UNROLL
+      for (int i = 0; i < 4; ++i) total[t][p][i] += part[t][p][i];
+    }
+  }
+  Clear<kTiles>(part);
+}
+
+template <int kTiles>
+__device__ inline void AddGroup(const MatmulArgs& m, int first_panel, int group,
+                                Sums<kTiles>& total, Sums<kTiles>& part) {
+  TUPPENCE_UNROLL
+  for (int p = 0; p < kWarpPanels; ++p) {
+    const int panel = first_panel + p < m.panels ? first_panel + p : m.panels - 1;
+    const uint16_t* const scales =
+        m.scales + (static_cast<int64_t>(panel) * m.groups + group) * kPanelOutputs +
+        Lane() % 4 * 2;
+    const float first = Widen(F16{scales[0]}), second = Widen(F16{scales[1]});
+    TUPPENCE_UNROLL
+    for (int t = 0; t < kTiles; ++t) {
+      TUPPENCE_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        total[t][p][i] = Fma(part[t][p][i], i % 2 == 0 ? first : second, total[t][p][i]);
+      }
+    }
+  }
+  Clear<kTiles>(part);
+}
+
+__device__ inline void LoadWeights(const MatmulArgs& m, int first_panel, int load,
+                                   uint4 (&loads)[kWarpPanels]) {
+  TUPPENCE_UNROLL
+  for (int p = 0; p < kWarpPanels; ++p) {
+    const int panel = first_panel + p < m.panels ? first_panel + p : m.panels - 1;
+    const int64_t at =
+        static_cast<int64_t>(panel) * m.loads + (load < m.loads ? load : m.loads - 1);
+    loads[p] = LoadStream(m.weights + at * kLoadBytes + Lane() * 16);
+  }
+}
+
+// Rows g and g + 8 of a tile, each 16 bytes of the step: both fragments of a.
+__device__ inline void Interleave(const uint4& upper, const uint4& lower, uint32_t (&a)[8]) {
+  a[0] = upper.x, a[1] = lower.x, a[2] = upper.y, a[3] = lower.y;
+  a[4] = upper.z, a[5] = lower.z, a[6] = upper.w, a[7] = lower.w;
+}
+
+// 8 columns of a row of x, zeros beyond its borders.
+__device__ inline uint4 LoadRow(const MatmulArgs& m, int row, int col) {
+  if (row >= m.rows || col >= m.cols) return uint4{0, 0, 0, 0};
+  return *reinterpret_cast<const uint4*>(m.x + static_cast<int64_t>(row) * m.cols + col);
+}
+
+template <typename Half, WeightType kType, int kTiles>
+__device__ inline void MultiplyStep(const uint4 (&loads)[kWarpPanels], int step,
+                                    const uint32_t (&a)[kTiles][8], Sums<kTiles>& sums) {
+  TUPPENCE_UNROLL
+  for (int p = 0; p < kWarpPanels; ++p) {
+    uint32_t b[4];
+    UnpackWeights<Half, kType>(loads[p], step, b);
+    TUPPENCE_UNROLL
+    for (int t = 0; t < kTiles; ++t) Multiply32<Half>(sums[t][p], a[t], b);
+  }
+}
+
+// Whether a group, or with it the segment, ends with the step that ends at column `last`.
+__device__ inline bool GroupEnds(const MatmulArgs& m, int last, int segment_last) {
+  return last % m.group == 0 || last == segment_last;
+}
+
+__device__ inline float Silu(float x) { return x / (1.0f + Exp2(-1.44269504088896341f * x)); }
+
+template <typename Half>
+__device__ inline void StoreOutput(const MatmulArgs& m, int row, int output, float value) {
+  if (row < m.rows && output < m.outputs) {
+    m.out[static_cast<int64_t>(row) * m.outputs + output] = value;
+  }
+}
+template <typename Half>
+__device__ inline void StoreGated(const MatmulArgs& m, int row, int output, float gate, float up) {
+  if (row < m.rows && output < m.outputs) {
+    m.gated_out[static_cast<int64_t>(row) * m.outputs + output] =
+        Narrow<Half>(Silu(gate) * up).bits;
+  }
+}
+
+struct SkinnyShared {
+  float sums[kSegmentsMax][16][kWarpOutputs];
+};
+
+// One segment of the block's 32 outputs.
+template <typename Half, WeightType kType, int kTiles>
+__device__ inline void SumSegment(const MatmulArgs& m, int first_panel, int segment,
+                                  Sums<kTiles>& sums) {
+  using Traits = WeightTraits<kType>;
+  constexpr int kCols = LoadCols(kType);
+  const int segment_cols = SegmentCols(m.cols);
+  const int first = segment * segment_cols / kCols;
+  const int end = first + segment_cols / kCols, last = end < m.loads ? end : m.loads;
+  const int g = Lane() / 4, q = Lane() % 4;
+  Sums<kTiles> group_sums;
+  if constexpr (Traits::kQuantised) Clear<kTiles>(group_sums);
+  uint4 loads[kWarpPanels], next[kWarpPanels];
+  LoadWeights(m, first_panel, first, next);
+  for (int load = first; load < last; ++load) {
+    TUPPENCE_UNROLL
+    for (int p = 0; p < kWarpPanels; ++p) loads[p] = next[p];
+    LoadWeights(m, first_panel, load + 1, next);
+    TUPPENCE_UNROLL
+    for (int step = 0; step < Traits::kSteps; ++step) {
+      const int col = load * kCols + step * kStepCols;
+      uint32_t a[kTiles][8];
+      TUPPENCE_UNROLL
+      for (int t = 0; t < kTiles; ++t) {
+        Interleave(LoadRow(m, 16 * t + g, col + 8 * q), LoadRow(m, 16 * t + g + 8, col + 8 * q),
+                   a[t]);
+      }
+      if constexpr (Traits::kQuantised) {
+        MultiplyStep<Half, kType, kTiles>(loads, step, a, group_sums);
+        if (GroupEnds(m, col + kStepCols, last * kCols)) {
+          AddGroup<kTiles>(m, first_panel, col / m.group, sums, group_sums);
+        }
+      } else {
+        MultiplyStep<Half, kType, kTiles>(loads, step, a, sums);
+      }
+    }
+  }
+}
+
+template <typename Half, WeightType kType, int kTiles>
+__global__ void __launch_bounds__(kMatmulThreads) MatmulSkinnyKernel(MatmulArgs m) {
+  auto& shared = Shared<SkinnyShared>();
+  const int first_panel = BlockX() * kWarpPanels;
+  const int segments = CeilDiv(m.cols, SegmentCols(m.cols));
+  const int g = Lane() / 4, q = Lane() % 4;
+  Sums<kTiles> sums;
+  Clear<kTiles>(sums);
+  if (Warp() < segments) SumSegment<Half, kType, kTiles>(m, first_panel, Warp(), sums);
+  TUPPENCE_UNROLL
+  for (int t = 0; t < kTiles; ++t) {
+    if (t > 0) Barrier();
+    TUPPENCE_UNROLL
+    for (int p = 0; p < kWarpPanels; ++p) {
+      TUPPENCE_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        shared.sums[Warp()][g + i / 2 * 8][p * kPanelOutputs + 2 * q + i % 2] = sums[t][p][i];
+      }
+    }
+    Barrier();
+    const auto total = [&](int row, int output) {
+      float sum = 0;
+      for (int s = 0; s < segments; ++s) sum += shared.sums[s][row][output];
+      return sum;
+    };
+    for (int i = Thread(); i < 16 * kWarpOutputs; i += kMatmulThreads) {
+      const int row = i / kWarpOutputs, output = i % kWarpOutputs;
+      if (!m.gated) {
+        StoreOutput<Half>(m, 16 * t + row, first_panel * kPanelOutputs + output,
+                          total(row, output));
+      } else if (output / kPanelOutputs % 2 == 0) {
+        const int of_pair = output / (2 * kPanelOutputs) * kPanelOutputs + output % kPanelOutputs;
+        StoreGated<Half>(m, 16 * t + row, first_panel / 2 * kPanelOutputs + of_pair,
+                         total(row, output), total(row, output + kPanelOutputs));
+      }
+    }
+  }
+}
+
+// The wide kernel's shape. Quantised weights keep three sums for each output (group, segment,
+// total) where 16-bit ones keep two, so their tile is half as large: both stay in registers.
+template <WeightType kType>
+struct WideShape {
+  static constexpr bool kQuantised = WeightTraits<kType>::kQuantised;
+  static constexpr int kTiles = kQuantised ? 2 : 4;  // of 16 rows, for each warp
+  static constexpr int kRows = 128;
+  static constexpr int kWarpsDown = kRows / (16 * kTiles);
+  static constexpr int kOutputs = kMatmulWarps / kWarpsDown * kWarpOutputs;
+};
+constexpr int kWideRows = 128;
+constexpr int kWideStages = 4;
+
+struct WideShared {
+  uint4 x[kWideStages][kWideRows][4];  // 32 columns of each row
+};
+
+// Starts the copies of one step's x; beyond K there is nothing to copy.
+__device__ inline void StartStep(const MatmulArgs& m, int first_row, int step, int steps,
+                                 WideShared& shared) {
+  if (step < steps) {
+    for (int i = Thread(); i < kWideRows * 4; i += kMatmulThreads) {
+      const int row = first_row + i / 4, col = step * kStepCols + i % 4 * 8;
+      const bool valid = row < m.rows && col < m.cols;
+      CopyAsync16(&shared.x[step % kWideStages][i / 4][i % 4],
+                  valid ? m.x + static_cast<int64_t>(row) * m.cols + col : m.x, valid);
+    }
+  }
+  CommitCopies();
+}
+
+template <typename Half, int kTiles>
+__device__ inline void StoreWarp(const MatmulArgs& m, int first_row, int first_panel,
+                                 const Sums<kTiles>& total) {
+  const int g = Lane() / 4, q = Lane() % 4;
+  TUPPENCE_UNROLL
+  for (int t = 0; t < kTiles; ++t) {
+    TUPPENCE_UNROLL
+    for (int p = 0; p < kWarpPanels; ++p) {
+      TUPPENCE_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int row = first_row + 16 * t + g + i / 2 * 8, in_panel = 2 * q + i % 2;
+        if (!m.gated) {
+          StoreOutput<Half>(m, row, (first_panel + p) * kPanelOutputs + in_panel, total[t][p][i]);
+        } else if (p % 2 == 0) {
+          StoreGated<Half>(m, row, (first_panel + p) / 2 * kPanelOutputs + in_panel, total[t][p][i],
+                           total[t][p + 1][i]);
+        }
+      }
+    }
+  }
+}
+
+template <typename Half, WeightType kType>
+__global__ void __launch_bounds__(kMatmulThreads) MatmulWideKernel(MatmulArgs m) {
+  using Traits = WeightTraits<kType>;
+  using Shape = WideShape<kType>;
+  constexpr int kTiles = Shape::kTiles;
+  auto& shared = Shared<WideShared>();
+  const int first_row = BlockY() * kWideRows;
+  const int warp_row = Warp() % Shape::kWarpsDown * 16 * kTiles;
+  const int first_panel =
+      BlockX() * Shape::kOutputs / kPanelOutputs + Warp() / Shape::kWarpsDown * kWarpPanels;
+  const int g = Lane() / 4, q = Lane() % 4;
+  const int steps = m.loads * Traits::kSteps, segment_cols = SegmentCols(m.cols);
+  Sums<kTiles> total, sums, group_sums;
+  Clear<kTiles>(total);
+  Clear<kTiles>(sums);
+  if constexpr (Traits::kQuantised) Clear<kTiles>(group_sums);
+  for (int step = 0; step < kWideStages - 1; ++step) StartStep(m, first_row, step, steps, shared);
+  uint4 loads[kWarpPanels], next[kWarpPanels];
+  LoadWeights(m, first_panel, 0, next);
+  for (int load = 0; load < m.loads; ++load) {
+    TUPPENCE_UNROLL
+    for (int p = 0; p < kWarpPanels; ++p) loads[p] = next[p];
+    LoadWeights(m, first_panel, load + 1, next);
+    TUPPENCE_UNROLL
+    for (int of_load = 0; of_load < Traits::kSteps; ++of_load) {
+      const int step = load * Traits::kSteps + of_load, last = (step + 1) * kStepCols;
+      WaitCopies<kWideStages - 2>();
+      Barrier();  // the step's x is there, and nobody reads the stage that is filled next
+      StartStep(m, first_row, step + kWideStages - 1, steps, shared);
+      uint32_t a[kTiles][8];
+      TUPPENCE_UNROLL
+      for (int t = 0; t < kTiles; ++t) {
+        const auto& stage = shared.x[step % kWideStages];
+        const int row = warp_row + 16 * t + g;
+        Interleave(stage[row][q], stage[row + 8][q], a[t]);
+      }
+      const bool segment_ends = last % segment_cols == 0 || step + 1 == steps;
+      if constexpr (Traits::kQuantised) {
+        MultiplyStep<Half, kType, kTiles>(loads, of_load, a, group_sums);
+        if (last % m.group == 0 || segment_ends) {
+          AddGroup<kTiles>(m, first_panel, (last - 1) / m.group, sums, group_sums);
+        }
+      } else {
+        MultiplyStep<Half, kType, kTiles>(loads, of_load, a, sums);
+      }
+      if (segment_ends) AddInto<kTiles>(total, sums);
+    }
+  }
+  WaitCopies<0>();
+  StoreWarp<Half, kTiles>(m, first_row + warp_row, first_panel, total);
+}
+
+}  // namespace tuppence::TUPPENCE_DEVICE

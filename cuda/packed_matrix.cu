@@ -1,0 +1,144 @@
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "cuda/packed_matrix.h"
+#include "model/check.h"
+
+namespace tuppence::TUPPENCE_DEVICE {
+namespace {
+
+constexpr int64_t kRowBytes = 64;  // of an output in a load
+
+int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t PanelsOf(const MatrixSpec& spec) {
+  return spec.pairing == RowPairing::kGateUp ? 2 * DivideUp(spec.rows / 2, kPanelOutputs)
+                                             : DivideUp(spec.rows, kPanelOutputs);
+}
+
+int64_t LoadsOf(const MatrixSpec& spec) { return DivideUp(spec.cols, LoadCols(spec.format.type)); }
+
+int64_t PaddedGroupsOf(const MatrixSpec& spec) {
+  if (!spec.format.quantised()) return 0;
+  return DivideUp(LoadsOf(spec) * LoadCols(spec.format.type), spec.format.group);
+}
+
+// Eight codes of a step, as packed_matrix.h says.
+uint32_t PackNibbles(const int8_t* codes, int64_t count) {
+  uint32_t word = 0;
+  for (int i = 0; i < 8; ++i) {
+    const uint32_t code = static_cast<uint32_t>((i < count ? codes[i] : 0) + 8);
+    word |= code << (i / 2 * 4 + i % 2 * 16);
+  }
+  return word;
+}
+
+}  // namespace
+
+PackedMatrix::PackedMatrix(const MatrixSpec& spec, void* memory, Gpu& gpu)
+    : Matrix(spec),
+      gpu_(gpu),
+      memory_(static_cast<std::byte*>(memory)),
+      panels_(static_cast<int32_t>(PanelsOf(spec))),
+      loads_(static_cast<int32_t>(LoadsOf(spec))),
+      groups_(static_cast<int32_t>(PaddedGroupsOf(spec))) {
+  CHECK(!gated() || spec.rows % (2 * kPanelOutputs) == 0);
+}
+
+PackedMatrix::~PackedMatrix() { gpu_.Free(memory_); }
+
+int64_t PackedMatrix::BytesFor(const MatrixSpec& spec) {
+  const int64_t scales = PaddedGroupsOf(spec) * kPanelOutputs * 2;
+  return PanelsOf(spec) * (LoadsOf(spec) * kLoadBytes + scales);
+}
+
+const uint16_t* PackedMatrix::scales() const {
+  return reinterpret_cast<const uint16_t*>(memory_ + panels_ * panel_bytes());
+}
+
+PackedMatrix::Place PackedMatrix::PlaceOf(int64_t row) const {
+  if (!gated()) return {row / kPanelOutputs, row % kPanelOutputs};
+  const int64_t half = spec().rows / 2, of_half = row % half;
+  return {of_half / kPanelOutputs * 2 + row / half, of_half % kPanelOutputs};
+}
+
+int64_t PackedMatrix::panel_rows(int64_t panel) const {
+  return gated() ? kPanelOutputs
+                 : std::min<int64_t>(kPanelOutputs, spec().rows - panel * kPanelOutputs);
+}
+
+void PackedMatrix::PackRow(const MatrixRows& rows, int64_t index, int64_t place,
+                           std::byte* panel) const {
+  const WeightType type = spec().format.type;
+  const int64_t cols = spec().cols, load_cols = LoadCols(type);
+  const int64_t value_bytes = spec().format.quantised() ? 1 : kRowBytes / load_cols;
+  const auto* const row = static_cast<const std::byte*>(rows.values) + index * cols * value_bytes;
+  for (int64_t load = 0; load < loads_; ++load) {
+    std::byte* const out = panel + load * kLoadBytes + place * kRowBytes;
+    if (!spec().format.quantised()) {
+      const int64_t count = std::min(load_cols, cols - load * load_cols) * value_bytes;
+      std::memcpy(out, row + load * kRowBytes, static_cast<size_t>(count));
+      continue;
+    }
+    for (int64_t step = 0; step < load_cols / 32; ++step) {
+      for (int64_t q = 0; q < 4; ++q) {
+        const int64_t col = load * load_cols + step * 32 + q * 8;
+        const int64_t count = std::clamp<int64_t>(cols - col, 0, 8);
+        const auto* const codes = reinterpret_cast<const int8_t*>(row) + col;
+        if (type == WeightType::kInt8) {
+          if (count > 0) std::memcpy(out + q * 16 + step * 8, codes, static_cast<size_t>(count));
+        } else {
+          const uint32_t word = PackNibbles(codes, count);
+          std::memcpy(out + q * 16 + step * 4, &word, sizeof(word));
+        }
+      }
+    }
+  }
+}
+
+// Whole panels travel at once; a range that starts or ends inside one, which loaders avoid, goes
+// row by row.
+void PackedMatrix::PackRows(const MatrixRows& rows) {
+  CHECK(rows.format.type == spec().format.type);
+  CHECK_EQ(rows.cols, spec().cols);
+  CHECK_LE(rows.first_row + rows.rows, spec().rows);
+  const int64_t true_groups = groups_ == 0 ? 0 : DivideUp(spec().cols, spec().format.group);
+  const int64_t scale_bytes = int64_t{groups_} * kPanelOutputs * 2;
+  std::byte* const scale_memory = memory_ + panels_ * panel_bytes();
+  std::vector<std::byte> panel(static_cast<size_t>(panel_bytes()));
+  std::vector<uint16_t> scales(static_cast<size_t>(groups_) * kPanelOutputs);
+  for (int64_t index = 0; index < rows.rows;) {
+    const Place first = PlaceOf(rows.first_row + index);
+    const int64_t count = std::min(rows.rows - index, panel_rows(first.panel) - first.row);
+    std::fill(panel.begin(), panel.end(), std::byte{0});
+    std::fill(scales.begin(), scales.end(), uint16_t{0});
+    for (int64_t i = 0; i < count; ++i) {
+      PackRow(rows, index + i, first.row + i, panel.data());
+      for (int64_t group = 0; group < true_groups; ++group) {
+        scales[group * kPanelOutputs + first.row + i] =
+            rows.scales[(index + i) * true_groups + group];
+      }
+    }
+    std::byte* const target = memory_ + first.panel * panel_bytes();
+    std::byte* const scale_target = scale_memory + first.panel * scale_bytes;
+    if (count == panel_rows(first.panel)) {
+      gpu_.CopyIn(panel.data(), panel.size(), target);
+      if (groups_ > 0) gpu_.CopyIn(scales.data(), static_cast<size_t>(scale_bytes), scale_target);
+    } else {
+      for (int64_t load = 0; load < loads_; ++load) {
+        const int64_t at = load * kLoadBytes + first.row * kRowBytes;
+        gpu_.CopyIn(panel.data() + at, static_cast<size_t>(count * kRowBytes), target + at);
+      }
+      for (int64_t group = 0; group < groups_; ++group) {
+        const int64_t at = (group * kPanelOutputs + first.row) * 2;
+        gpu_.CopyIn(reinterpret_cast<std::byte*>(scales.data()) + at,
+                    static_cast<size_t>(count * 2), scale_target + at);
+      }
+    }
+    // Copies from pageable memory have left it when they return; the failure comes out later.
+    index += count;
+  }
+}
+
+}  // namespace tuppence::TUPPENCE_DEVICE
