@@ -23,6 +23,9 @@ namespace tuppence::TUPPENCE_DEVICE {
 
 constexpr int kKeyTile = 64;
 constexpr int kPrefillThreads = 128;
+// Weights are kept 2^8 times as large, which their sum takes back out: so an f16 weight, with V's
+// scale in it, stays clear of the numbers that have lost bits.
+constexpr float kWeightBits = 8;
 
 // Rows of shared memory in pieces of 16 bytes, padded so that no two lanes of a read meet in a
 // bank: K is read by 4 lanes a row, V by 8 rows at a time.
@@ -143,8 +146,9 @@ __device__ inline void WeighTile(const AttentionArgs& args, const PrefillShared<
       if (other > largest[row]) largest[row] = other;
     }
     // Before the window of a row begins it has seen no key: any finite number does.
-    shift[row] = largest[row] == -HUGE_VALF ? 0.0f : largest[row];
-    const float factor = Exp2(state.largest[row] - shift[row]);
+    const float most = largest[row] == -HUGE_VALF ? 0.0f : largest[row];
+    shift[row] = most - kWeightBits;
+    const float factor = Exp2(state.largest[row] - most);
     state.largest[row] = largest[row];
     state.sums[row] *= factor;
     TUPPENCE_UNROLL

@@ -29,8 +29,8 @@ __global__ void EmbedKernel(const std::byte* table, int loads, const int32_t* to
 }
 
 // Rows of whole 16-byte pieces.
-inline __global__ void SelectRowsKernel(const uint4* x, const int32_t* logit_tokens, int row_pieces,
-                                        uint4* out) {
+__global__ void SelectRowsKernel(const uint4* x, const int32_t* logit_tokens, int row_pieces,
+                                 uint4* out) {
   const uint4* const source = x + static_cast<int64_t>(logit_tokens[BlockX()]) * row_pieces;
   for (int piece = Thread(); piece < row_pieces; piece += kRowThreads) {
     out[static_cast<int64_t>(BlockX()) * row_pieces + piece] = source[piece];

@@ -61,7 +61,7 @@ absl::StatusOr<std::unique_ptr<Gpu>> Gpu::Open(int force_arch) {
 }
 
 Gpu::~Gpu() {
-  if (stream_ != nullptr) cudaStreamDestroy(static_cast<cudaStream_t>(stream_));
+  if (stream_ != nullptr) (void)cudaStreamDestroy(static_cast<cudaStream_t>(stream_));
 }
 
 int64_t Gpu::FreeBytes() const {
@@ -73,7 +73,7 @@ int64_t Gpu::FreeBytes() const {
 void* Gpu::Allocate(size_t bytes) {
   void* memory = nullptr;
   if (cudaMalloc(&memory, std::max<size_t>(bytes, 16)) == cudaSuccess) return memory;
-  cudaGetLastError();  // no room is an answer, not a failure
+  (void)cudaGetLastError();  // no room is an answer, not a failure
   return nullptr;
 }
 
@@ -82,7 +82,7 @@ void Gpu::Free(void* device) { cudaFree(device); }
 void* Gpu::AllocatePinned(size_t bytes) {
   void* memory = nullptr;
   if (cudaMallocHost(&memory, std::max<size_t>(bytes, 16)) == cudaSuccess) return memory;
-  cudaGetLastError();
+  (void)cudaGetLastError();
   return nullptr;
 }
 
@@ -110,8 +110,7 @@ absl::Status Gpu::Synchronize() {
 }
 
 void Gpu::Check(int code, const char* what) {
-  if (code == cudaSuccess || !failure_.ok()) return;
-  failure_ = Unavailable(static_cast<cudaError_t>(code), what);
+  if (code != cudaSuccess) failure_.Update(Unavailable(static_cast<cudaError_t>(code), what));
 }
 
 }  // namespace tuppence::cuda

@@ -199,12 +199,19 @@ __device__ inline void SumSegment(const MatmulArgs& m, int first_panel, int segm
   const int g = Lane() / 4, q = Lane() % 4;
   Sums<kTiles> group_sums;
   if constexpr (Traits::kQuantised) Clear<kTiles>(group_sums);
+  // A load ahead hides memory's latency; with four tiles of rows there are no registers for it, and
+  // enough to do.
+  constexpr bool kAhead = kTiles < 4;
   uint4 loads[kWarpPanels], next[kWarpPanels];
-  LoadWeights(m, first_panel, first, next);
+  if constexpr (kAhead) LoadWeights(m, first_panel, first, next);
   for (int load = first; load < last; ++load) {
-    TUPPENCE_UNROLL
-    for (int p = 0; p < kWarpPanels; ++p) loads[p] = next[p];
-    LoadWeights(m, first_panel, load + 1, next);
+    if constexpr (kAhead) {
+      TUPPENCE_UNROLL
+      for (int p = 0; p < kWarpPanels; ++p) loads[p] = next[p];
+      LoadWeights(m, first_panel, load + 1, next);
+    } else {
+      LoadWeights(m, first_panel, load, loads);
+    }
     TUPPENCE_UNROLL
     for (int step = 0; step < Traits::kSteps; ++step) {
       const int col = load * kCols + step * kStepCols;

@@ -18,9 +18,9 @@ constexpr int kHeadDimMax = 256;
 constexpr int kLaneValues = kHeadDimMax / kWarpLanes;
 
 // The sine and cosine of the f32 angle, taken in double: within one rounding for any position.
-inline __global__ void RopeAnglesKernel(const int32_t* positions, const RopeRegime* regimes,
-                                        const float* frequencies, float short_factor,
-                                        float long_factor, int half, float* out) {
+__global__ void RopeAnglesKernel(const int32_t* positions, const RopeRegime* regimes,
+                                 const float* frequencies, float short_factor, float long_factor,
+                                 int half, float* out) {
   const int token = BlockX();
   const bool is_long = regimes[token] == RopeRegime::kLong;
   const float factor = is_long ? long_factor : short_factor;
@@ -137,7 +137,7 @@ struct BlockList {
 
 // Block to[i] becomes block from[i], or zeros where that is negative. Pieces of 2 bytes, as a block
 // of scales may be that small.
-inline __global__ void MoveBlocksKernel(uint16_t* pages, int64_t block_values, BlockList list) {
+__global__ void MoveBlocksKernel(uint16_t* pages, int64_t block_values, BlockList list) {
   const int from = list.from[BlockY()];
   uint16_t* const target = pages + list.to[BlockY()] * block_values;
   const uint16_t* const source = pages + (from < 0 ? 0 : from) * block_values;

@@ -10,7 +10,8 @@
 // pages; never on the other rows, the number of rows, the chunking or the number of threads.
 //
 // Dimension names: tokens, hidden, heads, kv_heads, head_dim, rotary_dim, intermediate, vocab,
-// rows (logit rows), blocks, block_tokens. Activations are of the types that activation_types() says.
+// rows (logit rows), blocks, block_tokens. Activations are of the types that activation_types()
+// says.
 #pragma once
 
 #include <memory>

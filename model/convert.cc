@@ -75,4 +75,19 @@ void ConvertToBf16(DType type, const void* values, int64_t count, Bf16* out) {
   }
 }
 
+int64_t ConvertToF16(DType type, const void* values, int64_t count, F16* out) {
+  if (type == DType::kF16) {
+    std::memcpy(out, values, count * sizeof(F16));
+    return -1;
+  }
+  CHECK(type == DType::kF32 || type == DType::kBf16);
+  int64_t too_large = -1;
+  for (int64_t i = count - 1; i >= 0; --i) {
+    out[i] = ToF16(type == DType::kF32 ? static_cast<const float*>(values)[i]
+                                       : ToFloat(static_cast<const Bf16*>(values)[i]));
+    if ((out[i].bits & 0x7fffu) == 0x7c00u) too_large = i;
+  }
+  return too_large;
+}
+
 }  // namespace tuppence

@@ -221,6 +221,9 @@ class Loader {
       floats_.resize(rows * packed.cols);
       ConvertToF32(tensor.type, raw_.data(), rows * packed.cols, floats_.data());
       packed.values = floats_.data();
+    } else if (packed.format.type == WeightType::kF16) {
+      absl::Status converted = ConvertChunkToF16(tensor, packed);
+      if (!converted.ok()) return converted;
     } else {
       CHECK(packed.format.type == WeightType::kBf16);
       halves_.resize(rows * packed.cols);
@@ -229,6 +232,18 @@ class Loader {
     }
     backend_.PackRows(packed, matrix);
     return absl::OkStatus();
+  }
+
+  absl::Status ConvertChunkToF16(const SourceTensor& tensor, MatrixRows& packed) {
+    f16_.resize(packed.rows * packed.cols);
+    const int64_t too_large =
+        ConvertToF16(tensor.type, raw_.data(), packed.rows * packed.cols, f16_.data());
+    packed.values = f16_.data();
+    if (too_large < 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat(tensor.file, ": tensor ", tensor.name, " holds a value too large for f16 at [",
+                     packed.first_row + too_large / packed.cols, ", ", too_large % packed.cols,
+                     "] (f16 ends at 65504); pass --weights int8"));
   }
 
   absl::Status QuantiseChunk(const SourceTensor& tensor, MatrixRows& packed) {
@@ -267,6 +282,7 @@ class Loader {
   std::vector<std::byte> raw_;  // new'd memory: aligned for every type
   std::vector<float> floats_;
   std::vector<Bf16> halves_;
+  std::vector<F16> f16_;
   std::vector<int8_t> codes_;
   std::vector<uint16_t> scales_;
 };
@@ -357,11 +373,12 @@ const char* NameOf(WeightType type) {
 
 absl::StatusOr<WeightFormat> ParseWeightFormat(const std::string& name) {
   if (name == "bf16") return WeightFormat{WeightType::kBf16, 0};
+  if (name == "f16") return WeightFormat{WeightType::kF16, 0};
   if (name == "f32") return WeightFormat{WeightType::kF32, 0};
   if (name == "int8") return WeightFormat{WeightType::kInt8, kInt8Group};
   if (name == "int4") return WeightFormat{WeightType::kInt4, kInt4Group};
-  return absl::InvalidArgumentError(
-      absl::StrCat("weights cannot be kept as \"", name, "\"; allowed are bf16, f32, int8, int4"));
+  return absl::InvalidArgumentError(absl::StrCat("weights cannot be kept as \"", name,
+                                                 "\"; allowed are bf16, f16, f32, int8, int4"));
 }
 
 absl::StatusOr<Weights> LoadWeights(const Config& config, WeightSource& source,

@@ -53,7 +53,7 @@ struct WeightOptions {
   std::function<void(int64_t bytes_done, int64_t bytes_total)> progress;
 };
 
-// "bf16", "f32", "int8" or "int4", with the groups that go with it (int8: 128, int4: 32).
+// "bf16", "f16", "f32", "int8" or "int4", with the groups that go with it (int8: 128, int4: 32).
 absl::StatusOr<WeightFormat> ParseWeightFormat(const std::string& name);
 const char* NameOf(WeightType type);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -64,8 +65,11 @@ bool Fits(const MemoryQuestion& question) {
 // "--weights int4 --kv bf16, ...": the combinations that fit, largest first.
 std::string WhatWouldFit(const MemoryQuestion& asked) {
   std::vector<std::string> found;
-  for (const char* weights : {"f32", "bf16", "int8", "int4"}) {
-    for (const DType kv : {DType::kF32, DType::kBf16, DType::kI8}) {
+  const DType half = asked.activations.matmul_input;  // f32: the CPU, which keeps all but f16
+  const bool gpu = half != DType::kF32;
+  for (const char* weights : {"f32", half == DType::kF16 ? "f16" : "bf16", "int8", "int4"}) {
+    for (const DType kv : {DType::kF32, gpu ? half : DType::kBf16, DType::kI8}) {
+      if (gpu && (kv == DType::kF32 || weights == std::string_view("f32"))) continue;
       MemoryQuestion question = asked;
       question.weights = *ParseWeightFormat(weights);
       question.kv = kv;
@@ -146,6 +150,8 @@ const char* NameOfKv(DType type) {
   switch (type) {
     case DType::kF32:
       return "f32";
+    case DType::kF16:
+      return "f16";
     case DType::kI8:
       return "int8";
     default:

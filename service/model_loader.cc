@@ -8,9 +8,6 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "cpu/cpu_backend.h"
-#include "cpu/cpu_resources.h"
-#include "cpu/kernel_paths.h"
 #include "model/checkpoint.h"
 #include "model/kv_cache.h"
 #include "model/phi3.h"
@@ -19,6 +16,7 @@
 #include "scheduler/null_executor.h"
 #include "scheduler/phi3_executor.h"
 #include "scheduler/step_cost_fit.h"
+#include "service/device_choice.h"
 
 namespace tuppence {
 namespace {
@@ -27,7 +25,7 @@ constexpr char kNullModel[] = "null";
 constexpr char kSynthetic[] = "synthetic:";
 
 // Members are in order of need and go in reverse; the executor points into those before it.
-class CpuModel final : public LoadedModel {
+class Phi3Model final : public LoadedModel {
  public:
   StepExecutor* executor() override { return &*executor_; }
 
@@ -73,26 +71,6 @@ std::unique_ptr<LoadedModel> MakeNullModel(const ModelOptions& options) {
   engine.blocks = options.sequences_max * served.context_tokens / engine.block_tokens;
   loaded->notes.push_back("model: null; no arithmetic is done, tokens mean nothing");
   return loaded;
-}
-
-absl::StatusOr<DType> ParseKv(const std::string& name) {
-  if (name == "bf16") return DType::kBf16;
-  if (name == "f32") return DType::kF32;
-  if (name == "int8") return DType::kI8;
-  return absl::InvalidArgumentError(
-      absl::StrCat("--kv is \"", name, "\"; allowed is bf16, f32 or int8"));
-}
-
-absl::StatusOr<WeightFormat> FormatOf(const ModelOptions& options) {
-  absl::StatusOr<WeightFormat> format = ParseWeightFormat(options.weights);
-  if (!format.ok() || options.weights_group == 0) return format;
-  if (!format->quantised()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--weights-group is ", options.weights_group, ", but --weights ",
-                     options.weights, " has no groups; leave it out or take int8 or int4"));
-  }
-  format->group = options.weights_group;
-  return format;
 }
 
 std::string NameOf(const ModelOptions& options) {
@@ -183,18 +161,18 @@ EngineOptions EngineOptionsOf(const ModelOptions& options, const Config& config)
 
 // What GetModel tells and the log says, once everything stands.
 void Describe(const ModelOptions& options, const Config& config, const MemoryPlan& plan,
-              const KernelChoice& kernels, CpuModel* loaded) {
+              const DeviceChoice& device, Phi3Model* loaded) {
   ServedModel& served = loaded->served;
   served.name = NameOf(options);
   served.context_tokens = config.positions_max;
   served.vocab = config.vocab;
   served.stop_ids = StopIds(config, served);
   served.parameters = config.parameters();
-  served.weight_type = options.weights;
+  served.weight_type = NameOf(device.weights.type);
   served.kv_type = NameOfKv(plan.kv_layout.type);
   served.backend = loaded->backend->name();
   served.arithmetic_id = loaded->backend->arithmetic_id();
-  served.kernels = absl::StrCat(NameOf(kernels.path), ": ", kernels.reason);
+  served.kernels = device.kernels;
   served.rope_policy = config.long_rope.has_value() ? options.rope_policy : "";
   served.weight_bytes = loaded->weights->bytes;
   served.kv_bytes = loaded->cache->bytes();
@@ -207,48 +185,36 @@ void Describe(const ModelOptions& options, const Config& config, const MemoryPla
   }
 }
 
-absl::Status Load(const LoadOptions& options, CpuModel* loaded) {
+absl::Status Load(const LoadOptions& options, Phi3Model* loaded) {
   const ModelOptions& model = options.model;
   absl::StatusOr<ModelFiles> files = OpenModel(model.model);
   if (!files.ok()) return files.status();
   const Config& config = files->config;
-  const absl::StatusOr<WeightFormat> format = FormatOf(model);
-  if (!format.ok()) return format.status();
-  const absl::StatusOr<DType> kv = ParseKv(model.kv);
-  if (!kv.ok()) return kv.status();
   if (absl::Status status = LoadTokenizer(model, config, loaded); !status.ok()) return status;
   if (absl::Status status = ChooseTemplate(model, loaded); !status.ok()) return status;
 
-  const CpuResources resources = FindCpuResources();
-  loaded->notes.push_back(absl::StrCat("machine: ", resources.Describe()));
-  const absl::StatusOr<KernelPath> path = ParseKernelPath(model.kernels);
-  if (!path.ok()) return path.status();
-  const absl::StatusOr<KernelChoice> kernels = ChooseKernelPath(*path, DetectCpuFeatures());
-  if (!kernels.ok()) return kernels.status();
-  loaded->notes.push_back(
-      absl::StrCat("kernels: ", NameOf(kernels->path), " (", kernels->reason, ")"));
-  absl::StatusOr<std::unique_ptr<Backend>> backend =
-      MakeCpuBackend({.threads = model.threads, .path = *path});
-  if (!backend.ok()) return backend.status();
-  loaded->backend = *std::move(backend);
+  absl::StatusOr<DeviceChoice> device = ChooseDevice(model, config);
+  if (!device.ok()) return device.status();
+  loaded->backend = std::move(device->backend);
+  loaded->notes.insert(loaded->notes.end(), device->notes.begin(), device->notes.end());
 
   loaded->engine = EngineOptionsOf(model, config);
   const absl::StatusOr<MemoryPlan> plan =
       PlanMemory({.config = config,
-                  .weights = *format,
-                  .kv = *kv,
+                  .weights = device->weights,
+                  .kv = device->kv,
                   .activations = loaded->backend->activation_types(),
                   .kv_memory_bytes = model.kv_memory_bytes,
                   .sequences_max = model.sequences_max,
                   .batch_tokens_max = BatchTokensMax(loaded->engine),
                   .logit_rows_max = loaded->engine.logit_rows_max,
-                  .available_bytes = resources.memory_available_bytes});
+                  .available_bytes = device->memory_available_bytes});
   if (!plan.ok()) return plan.status();
   loaded->engine.blocks = plan->kv_blocks;
   loaded->engine.block_tokens = plan->kv_layout.block_tokens;
 
   WeightOptions weight_options;
-  weight_options.format = *format;
+  weight_options.format = device->weights;
   weight_options.progress = options.progress;
   absl::StatusOr<Weights> weights =
       LoadWeights(config, *files->source, weight_options, *loaded->backend);
@@ -267,7 +233,7 @@ absl::Status Load(const LoadOptions& options, CpuModel* loaded) {
                      .parameters = config.parameters(),
                      .attention_cols = int64_t{config.layers} * config.attention_cols(),
                      .kv_bytes_per_token = plan->kv_layout.bytes_per_token()});
-  Describe(model, config, *plan, *kernels, loaded);
+  Describe(model, config, *plan, *device, loaded);
   loaded->executor_.emplace(&*loaded->phi3, &*loaded->cache, loaded->backend.get(),
                             loaded->served.mapped_ids);
   return absl::OkStatus();
@@ -285,12 +251,12 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(const LoadOptions& option
   if (options.model.model == kNullModel) {
     loaded = MakeNullModel(options.model);
   } else {
-    auto cpu = std::make_unique<CpuModel>();
-    if (absl::Status status = Load(options, cpu.get()); !status.ok()) {
+    auto phi3 = std::make_unique<Phi3Model>();
+    if (absl::Status status = Load(options, phi3.get()); !status.ok()) {
       return absl::Status(status.code(),
                           absl::StrCat("loading ", options.model.model, ": ", status.message()));
     }
-    loaded = std::move(cpu);
+    loaded = std::move(phi3);
   }
   loaded->served.kv_blocks = loaded->engine.blocks;
   loaded->served.kv_block_tokens = loaded->engine.block_tokens;

@@ -136,21 +136,23 @@ void AddModelFlags(CLI::App& app, ModelOptions* options) {
       ->type_name("DIR");
   table.Add("model-name", &options->model_name,
             "name that callers see; the folder's, where none is given");
+  table.Add("backend", &options->backend,
+            "auto takes a GPU where there is one that we run on, and says why; cuda, cpu");
   table.Add("weights", &options->weights, "type that weights are kept as")
-      ->check(CLI::IsMember({"bf16", "f32", "int8", "int4"}));
+      ->check(CLI::IsMember({"bf16", "f16", "f32", "int8", "int4"}));
   table
       .Add("weights-group", &options->weights_group,
            "values that share a scale, int8 and int4; 0: 128 for int8, 32 for int4")
       ->check(CLI::IsMember({0, 32, 64, 128}));
   table.Add("kv", &options->kv, "type that keys and values are kept as")
-      ->check(CLI::IsMember({"bf16", "f32", "int8"}));
+      ->check(CLI::IsMember({"bf16", "f16", "f32", "int8"}));
   table.AddBytes(
       "kv-memory", &options->kv_memory_bytes,
       "for keys and values, as 512M or 4G; 0: 512 tokens for each of --sequences-max, at least "
       "two full contexts, at most 80 % of the memory that is left");
   table
       .Add("kernels", &options->kernels,
-           "kernel path; auto takes the one measured best for this kind of CPU")
+           "kernel path of the CPU; auto takes the one measured best for this kind of CPU")
       ->check(CLI::IsMember({"auto", "plain", "avx2", "avx512", "avx512bf16", "amx"}));
   table.Add("threads", &options->threads, "for computing; 0: cores that this process may use")
       ->check(CLI::Range(0, 1024));

@@ -20,6 +20,7 @@ namespace tuppence {
 struct ModelOptions {
   std::string model;       // a checkpoint folder, "synthetic:NAME" or "null"
   std::string model_name;  // "": the folder's name
+  std::string backend = "auto";
   std::string weights = "bf16";
   int32_t weights_group = 0;  // 0: the type's own
   std::string kv = "bf16";

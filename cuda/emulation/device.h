@@ -6,7 +6,7 @@
 #define TUPPENCE_UNROLL
 #define __host__
 #define __device__
-#define __global__
+#define __global__ inline
 #define __launch_bounds__(threads)
 
 namespace tuppence::cuda_emulated {

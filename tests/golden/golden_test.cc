@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cpu/kernel_paths.h"
 #include "model/rope_table.h"
 #include "tests/golden/golden_checkpoint.h"
 #include "tests/support/model_runner.h"
@@ -31,6 +30,7 @@ struct Roundings {
 
 constexpr double kF32 = 0x1p-24 * 32;          // a sum of up to 1,000 terms: sqrt(1000) roundings
 const double kBf16 = 0x1p-9 / std::sqrt(3.0);  // uniform within half a unit in the last place
+const double kF16 = 0x1p-12 / std::sqrt(3.0);
 const double kInt8 =
     4.0 / 127 / std::sqrt(12.0);  // the largest of a group is about 4 times its rms
 
@@ -54,7 +54,15 @@ struct Variant {
   DType kv;
 };
 
-std::vector<Variant> VariantsOf(const Golden& golden) {
+// A GPU keeps 16-bit weights and pages of one type, or int8 pages.
+std::vector<Variant> GpuVariantsOf(const Golden& golden, DType half) {
+  const std::string weights = golden.weights == "stored" ? NameOf(half) : golden.weights;
+  if (golden.cases[0].prompt.size() > 1000) return {{weights, half}};
+  return {{weights, half}, {weights, DType::kI8}};
+}
+
+std::vector<Variant> VariantsOf(const Golden& golden, const BackendCase& backend) {
+  if (!backend.cpu()) return GpuVariantsOf(golden, backend.half);
   if (golden.weights != "stored") {
     return {{golden.weights, DType::kF32}, {golden.weights, DType::kI8}};
   }
@@ -64,15 +72,35 @@ std::vector<Variant> VariantsOf(const Golden& golden) {
   return variants;
 }
 
-Roundings UnitsOf(const Variant& variant) {
-  const double matmul = variant.weights == "f32" ? kF32 : variant.weights == "bf16" ? kBf16 : kInt8;
-  const double kv = variant.kv == DType::kF32 ? kF32 : variant.kv == DType::kBf16 ? kBf16 : kInt8;
-  return {matmul, kv};
+double UnitOf(DType type) {
+  switch (type) {
+    case DType::kF32:
+      return kF32;
+    case DType::kF16:
+      return kF16;
+    case DType::kBf16:
+      return kBf16;
+    default:
+      return kInt8;
+  }
+}
+
+// A GPU multiplies int8 and int4 weights as they are with 16-bit inputs. It also rounds q, and a
+// prompt's softmax weights, as often as K and V; and weights that are stored in another type.
+Roundings UnitsOf(const Golden& golden, const Variant& variant, const BackendCase& backend) {
+  const double kv = UnitOf(variant.kv);
+  if (!backend.cpu()) {
+    const double half = UnitOf(backend.half);
+    const bool converted =
+        variant.weights == NameOf(backend.half) && golden.config.dtype != backend.half;
+    return {half * (converted ? std::sqrt(2.0) : 1.0), std::hypot(kv, half)};
+  }
+  return {variant.weights == "f32" ? kF32 : variant.weights == "bf16" ? kBf16 : kInt8, kv};
 }
 
 // The largest error over all rows, as a share of the tolerance.
 double WorstError(const Golden& golden, const Config& config, const std::string& folder,
-                  const Variant& variant, KernelPath path) {
+                  const Variant& variant, const BackendCase& backend) {
   double worst = 0;
   for (const GoldenCase& one : golden.cases) {
     for (const RopeRegime regime : {RopeRegime::kShort, RopeRegime::kLong}) {
@@ -81,7 +109,7 @@ double WorstError(const Golden& golden, const Config& config, const std::string&
         if (RegimeOfLength(golden.config, row.length) == regime) rows.push_back(row);
       }
       if (rows.empty()) continue;
-      ModelRunner runner(config, folder, {variant.weights, variant.kv, path}, 1,
+      ModelRunner runner(config, folder, {variant.weights, variant.kv, backend}, 1,
                          static_cast<int32_t>(one.prompt.size()));
       const std::vector<int32_t> ids(one.prompt.begin(), one.prompt.begin() + rows.back().length);
       const std::vector<std::vector<float>> logits = runner.Prefill(ids, regime, 512);
@@ -90,7 +118,8 @@ double WorstError(const Golden& golden, const Config& config, const std::string&
         const double normaliser = LogSumExp(got);
         for (size_t i = 0; i < row.ids.size(); ++i) {
           const double error = std::abs(got[row.ids[i]] - normaliser - row.logprobs[i]);
-          worst = std::max(worst, error / Tolerance(UnitsOf(variant), config, row.logit_rms));
+          worst = std::max(
+              worst, error / Tolerance(UnitsOf(golden, variant, backend), config, row.logit_rms));
         }
       }
     }
@@ -98,13 +127,20 @@ double WorstError(const Golden& golden, const Config& config, const std::string&
   return worst;
 }
 
-// Every path that the machine has; the plain one, which is slow, on the small models only, and long
-// prompts on the best one only.
-std::vector<KernelPath> PathsFor(const Golden& golden) {
-  if (golden.cases[0].prompt.size() > 1000) return {KernelPath::kAuto};
-  std::vector<KernelPath> paths = AvailablePaths(DetectCpuFeatures());
-  if (golden.config.hidden > 200) std::erase(paths, KernelPath::kPlain);
-  return paths;
+bool OnGpus(const Config& config) {
+  return config.head_dim == 64 || config.head_dim == 96 || config.head_dim == 128;
+}
+
+// Every backend; the plain path, which is slow, on the small models only, and long prompts on the
+// best path and on the fastest emulated GPU.
+std::vector<BackendCase> BackendsFor(const Golden& golden) {
+  const bool is_long = golden.cases[0].prompt.size() > 1000;
+  std::vector<BackendCase> backends = is_long ? BestBackendCases() : AllBackendCases();
+  std::erase_if(backends, [&](const BackendCase& backend) {
+    if (backend.cpu()) return backend.plain() && golden.config.hidden > 200;
+    return !OnGpus(golden.config) || (is_long && backend.arch == 75);
+  });
+  return backends;
 }
 
 class GoldenTest : public testing::TestWithParam<std::string> {};
@@ -113,11 +149,11 @@ TEST_P(GoldenTest, LogProbabilitiesAgreeWithThePublishedImplementation) {
   const Golden golden = ReadGolden(GetParam());
   TemporaryFolder folder;
   WriteGoldenCheckpoint(golden, folder.path());
-  for (const KernelPath path : PathsFor(golden)) {
-    for (const Variant& variant : VariantsOf(golden)) {
-      const double worst = WorstError(golden, golden.config, folder.path(), variant, path);
-      EXPECT_LT(worst, 1) << variant.weights << " weights, " << NameOf(variant.kv) << " KV, path "
-                          << NameOf(path);
+  for (const BackendCase& backend : BackendsFor(golden)) {
+    for (const Variant& variant : VariantsOf(golden, backend)) {
+      const double worst = WorstError(golden, golden.config, folder.path(), variant, backend);
+      EXPECT_LT(worst, 1) << variant.weights << " weights, " << NameOf(variant.kv) << " KV, "
+                          << backend.name();
     }
   }
 }
@@ -133,12 +169,12 @@ TEST_P(GoldenTest, BitsDoNotDependOnChunksOrNeighbours) {
   TemporaryFolder folder;
   WriteGoldenCheckpoint(golden, folder.path());
   const std::vector<int32_t> prompt = Ids(golden.config, 75, 1);
-  for (const KernelPath path : PathsFor(golden)) {
-    for (const Variant& variant : VariantsOf(golden)) {
-      const RunnerOptions options{variant.weights, variant.kv, path};
+  for (const BackendCase& backend : BackendsFor(golden)) {
+    for (const Variant& variant : VariantsOf(golden, backend)) {
+      const RunnerOptions options{variant.weights, variant.kv, backend};
       ModelRunner alone(golden.config, folder.path(), options, 1, 80);
       const auto whole = alone.Prefill(prompt, RopeRegime::kShort, 512);
-      EXPECT_EQ(alone.Prefill(prompt, RopeRegime::kShort, 7), whole) << NameOf(path);
+      EXPECT_EQ(alone.Prefill(prompt, RopeRegime::kShort, 7), whole) << backend.name();
 
       // 60 tokens of prefill, then single tokens, among three others that are in mid-prompt.
       ModelRunner crowd(golden.config, folder.path(), options, 4, 80);
@@ -155,7 +191,7 @@ TEST_P(GoldenTest, BitsDoNotDependOnChunksOrNeighbours) {
                         part(2, Ids(golden.config, 80, 4), at - 60, 1)});
         rows.push_back(step[1]);
       }
-      EXPECT_EQ(rows, whole) << variant.weights << " " << NameOf(path);
+      EXPECT_EQ(rows, whole) << variant.weights << " " << backend.name();
     }
   }
 }
@@ -170,7 +206,7 @@ TEST(GoldenControlTest, SeesAWindowThatIsOneKeyTooWide) {
   WriteGoldenCheckpoint(golden, folder.path());
   Config wrong = golden.config;
   wrong.sliding_window += 1;
-  EXPECT_GT(WorstError(golden, wrong, folder.path(), {"f32", DType::kF32}, KernelPath::kAuto), 100);
+  EXPECT_GT(WorstError(golden, wrong, folder.path(), {"f32", DType::kF32}, {}), 100);
 }
 
 TEST(GoldenControlTest, SeesAForgottenAttentionFactor) {
@@ -179,7 +215,7 @@ TEST(GoldenControlTest, SeesAForgottenAttentionFactor) {
   WriteGoldenCheckpoint(golden, folder.path());
   Config wrong = golden.config;
   wrong.long_rope->attention_factor = 1.0;
-  EXPECT_GT(WorstError(golden, wrong, folder.path(), {"f32", DType::kF32}, KernelPath::kAuto), 100);
+  EXPECT_GT(WorstError(golden, wrong, folder.path(), {"f32", DType::kF32}, {}), 100);
 }
 
 }  // namespace

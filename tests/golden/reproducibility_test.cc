@@ -5,11 +5,11 @@
 
 #include <random>
 
-#include "cpu/cpu_backend.h"
 #include "model/checkpoint.h"
 #include "scheduler/engine.h"
 #include "scheduler/phi3_executor.h"
 #include "tests/golden/golden_checkpoint.h"
+#include "tests/support/backend_case.h"
 #include "tests/support/fake_clock.h"
 
 namespace tuppence {
@@ -42,9 +42,10 @@ constexpr Tightness kTight{.blocks = 28, .step_tokens_max = 19, .sequences_max =
 // A checkpoint loaded once; engines come and go over it.
 class Machine {
  public:
-  Machine(const Golden& golden, const std::string& folder, const std::string& weights, DType kv)
+  Machine(const Golden& golden, const std::string& folder, const std::string& weights, DType kv,
+          const BackendCase& backend)
       : config_(golden.config), kv_(kv), mapped_((config_.vocab + 63) / 64, ~uint64_t{0}) {
-    backend_ = *MakeCpuBackend({.threads = 2, .path = KernelPath::kAuto});
+    backend_ = MakeBackend(backend);
     WeightOptions options;
     options.format = *ParseWeightFormat(weights);
     const std::unique_ptr<WeightSource> source = *OpenCheckpoint(folder);
@@ -150,6 +151,7 @@ struct Case {
   const char* golden;
   const char* weights;
   DType kv;
+  BackendCase backend = {};
 };
 
 class ReproducibilityTest : public testing::TestWithParam<Case> {};
@@ -158,9 +160,10 @@ TEST_P(ReproducibilityTest, AnswersAreTheSameAloneAndInATightCrowd) {
   const Golden golden = ReadGolden(GetParam().golden);
   TemporaryFolder folder;
   WriteGoldenCheckpoint(golden, folder.path());
-  Machine machine(golden, folder.path(), GetParam().weights, GetParam().kv);
+  Machine machine(golden, folder.path(), GetParam().weights, GetParam().kv, GetParam().backend);
   int64_t preemptions = 0;
-  for (uint32_t seed = 1; seed <= 6; ++seed) {
+  const uint32_t seeds = GetParam().backend.emulated() ? 1 : 6;
+  for (uint32_t seed = 1; seed <= seeds; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     const std::vector<Request> requests = RandomRequests(golden.config, seed, 14);
     int64_t count = 0;
@@ -179,7 +182,7 @@ TEST_P(ReproducibilityTest, TheFirstOfSeveralChoicesEqualsASingleOne) {
   const Golden golden = ReadGolden(GetParam().golden);
   TemporaryFolder folder;
   WriteGoldenCheckpoint(golden, folder.path());
-  Machine machine(golden, folder.path(), GetParam().weights, GetParam().kv);
+  Machine machine(golden, folder.path(), GetParam().weights, GetParam().kv, GetParam().backend);
   std::vector<Request> requests = RandomRequests(golden.config, 7, 1);
   requests[0].sampling.temperature = 1;
   requests[0].sampling.max_tokens = 30;
@@ -193,14 +196,25 @@ TEST_P(ReproducibilityTest, TheFirstOfSeveralChoicesEqualsASingleOne) {
   EXPECT_NE(three.tokens[1], three.tokens[2]);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, ReproducibilityTest,
-                         testing::Values(Case{"mini_4k_window_31", "bf16", DType::kBf16},
-                                         Case{"mini_128k_longrope_64", "bf16", DType::kI8},
-                                         Case{"phi_4_mini", "int8", DType::kI8},
-                                         Case{"medium_4k", "int4", DType::kBf16}),
+std::vector<Case> Cases() {
+  std::vector<Case> cases = {{"mini_4k_window_31", "bf16", DType::kBf16},
+                             {"mini_128k_longrope_64", "bf16", DType::kI8},
+                             {"phi_4_mini", "int8", DType::kI8},
+                             {"medium_4k", "int4", DType::kBf16}};
+  for (const BackendCase& backend : BestBackendCases()) {
+    if (backend.cpu()) continue;
+    const bool bf16 = backend.half == DType::kBf16;
+    cases.push_back({bf16 ? "mini_4k_window_31" : "mini_128k_longrope_64", NameOf(backend.half),
+                     backend.half, backend});
+    cases.push_back({"phi_4_mini", bf16 ? "int8" : "int4", DType::kI8, backend});
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ReproducibilityTest, testing::ValuesIn(Cases()),
                          [](const auto& info) {
                            return std::string(info.param.golden) + "_" + info.param.weights + "_" +
-                                  NameOf(info.param.kv);
+                                  NameOf(info.param.kv) + "_" + info.param.backend.name();
                          });
 
 }  // namespace

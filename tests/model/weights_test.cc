@@ -259,7 +259,7 @@ TEST_F(WeightsTest, AnUnknownFormatIsAnsweredWithTheKnownOnes) {
   EXPECT_EQ(ParseWeightFormat("int8")->group, 128);
   EXPECT_EQ(ParseWeightFormat("int4")->group, 32);
   EXPECT_THAT(std::string(ParseWeightFormat("fp8").status().message()),
-              HasSubstr("\"fp8\"; allowed are bf16, f32, int8, int4"));
+              HasSubstr("\"fp8\"; allowed are bf16, f16, f32, int8, int4"));
 }
 
 // ------------------------------------------------------------------ refused checkpoints

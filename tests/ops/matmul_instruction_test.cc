@@ -60,8 +60,8 @@ std::vector<float> WideValues(int64_t count, int exponent_span, uint32_t steps, 
 }
 
 void ExpectMatches(KernelPath path, Emulation emulate) {
-  if (!Features().Has(path)) GTEST_SKIP() << "this machine has no " << NameOf(path);
-  const std::unique_ptr<Backend> backend = MakeBackend(path);
+  if (!DetectCpuFeatures().Has(path)) GTEST_SKIP() << "this machine has no " << NameOf(path);
+  const std::unique_ptr<Backend> backend = MakeBackend({.path = path});
   const int64_t rows = 40, cols = 328, tokens = 21;
   for (const int span : {0, 4, 20, 63, 70}) {
     const HostMatrix w = MakeHostMatrix({rows, cols, {WeightType::kBf16, 0}, RowPairing::kNone},

@@ -21,13 +21,10 @@ std::vector<uint64_t> AllMapped(size_t vocab) {
 class SamplingTest : public OpsTest {
  protected:
   // Draws once for each row; all rows read the same logits.
-  std::vector<SampledToken> Sample(std::vector<float> logits, std::vector<SamplingRow> rows,
+  std::vector<SampledToken> Sample(const std::vector<float>& logits, std::vector<SamplingRow> rows,
                                    std::vector<uint64_t> mapped = {}) {
     if (mapped.empty()) mapped = AllMapped(logits.size());
-    std::vector<SampledToken> out(rows.size());
-    backend->Sample(View(logits, 1), {rows, mapped}, out);
-    EXPECT_TRUE(backend->Synchronize().ok());
-    return out;
+    return RunSample(*backend, logits, 1, {rows, mapped});
   }
   SampledToken SampleOne(const std::vector<float>& logits, const SamplingRow& row,
                          const std::vector<uint64_t>& mapped = {}) {
@@ -45,7 +42,7 @@ class SamplingTest : public OpsTest {
     return counts;
   }
   std::set<int32_t> Drawn(const std::vector<float>& logits, const SamplingRow& row,
-                          int draws = 2000) {
+                          int draws = 600) {
     std::set<int32_t> ids;
     for (const auto& [id, count] : Histogram(logits, row, draws)) ids.insert(id);
     return ids;
@@ -176,7 +173,7 @@ TEST_P(SamplingTest, MinPComparesWithTheLargestProbability) {
 // Chi-square with 7 degrees of freedom: above 24.3 by chance once in a thousand; seeds are fixed.
 TEST_P(SamplingTest, DrawsFollowTheDistribution) {
   const std::vector<float> logits = {0.3f, 1.2f, -0.5f, 2.0f, 0.0f, 1.0f, -1.5f, 0.7f};
-  const int draws = kSanitized ? 4000 : 40000;
+  const int draws = slow() ? 4000 : 40000;
   for (const float temperature : {0.7f, 1.0f, 1.9f}) {
     for (const uint64_t seed : {1ULL, 99ULL}) {
       SamplingRow row = Hot(temperature);
@@ -199,7 +196,7 @@ TEST_P(SamplingTest, DrawIsTheArgmaxOfLogitPlusGumbelOverTheWholeVocabulary) {
   for (const float spread : {0.0f, 0.5f, 3.0f, 12.0f}) {
     const std::vector<float> logits = RandomTensors(40).Normal(1003, spread);
     const float max = *std::max_element(logits.begin(), logits.end());
-    for (int index = 0; index < (kSanitized ? 10 : 200); ++index) {
+    for (int index = 0; index < (slow() ? 10 : 200); ++index) {
       SamplingRow row = Hot(1.3f);
       row.output_index = index;
       row.key = {uint64_t{0xfeedULL} << 40 | 5, 3};
@@ -296,12 +293,13 @@ TEST_P(SamplingTest, TinyTemperatureIsGreedyAndDoesNotOverflow) {
   EXPECT_EQ(SampleOne({80, 90, -90}, row).token_id, 1);
 }
 
+// A GPU's exp may differ in its last place, and with it a log-probability, but no token here.
 TEST_P(SamplingTest, AgreesWithPlainAndDoesNotDependOnTheOtherRows) {
-  const std::unique_ptr<Backend> plain = MakeBackend(KernelPath::kPlain, 1);
-  std::vector<float> logits = RandomTensors(42).Normal(3 * 32064, 2.5f);
+  const std::unique_ptr<Backend> plain = MakePlain();
+  const std::vector<float> logits = RandomTensors(42).Normal(3 * 32064, 2.5f);
   const std::vector<uint64_t> mapped = AllMapped(32064);
   std::vector<SamplingRow> rows;
-  for (int i = 0; i < (kSanitized ? 6 : 60); ++i) {
+  for (int i = 0; i < (slow() ? 9 : 60); ++i) {
     SamplingRow row = Hot(0.3f + 0.1f * static_cast<float>(i % 20));
     row.logit_row = i % 3;
     row.output_index = i;
@@ -312,18 +310,19 @@ TEST_P(SamplingTest, AgreesWithPlainAndDoesNotDependOnTheOtherRows) {
     row.top_logprobs = i % 21;
     rows.push_back(row);
   }
-  std::vector<SampledToken> together(rows.size()), theirs(rows.size()), alone(1);
-  backend->Sample(View(logits, 3), {rows, mapped}, together);
-  plain->Sample(View(logits, 3), {rows, mapped}, theirs);
+  const std::vector<SampledToken> together = RunSample(*backend, logits, 3, {rows, mapped});
+  const std::vector<SampledToken> theirs = RunSample(*plain, logits, 3, {rows, mapped});
   for (size_t i = 0; i < rows.size(); ++i) {
     EXPECT_EQ(together[i].token_id, theirs[i].token_id) << i;
-    EXPECT_EQ(together[i].logprob, theirs[i].logprob) << i;
-    backend->Sample(View(logits, 3), {{&rows[i], 1}, mapped}, alone);
-    EXPECT_EQ(together[i].token_id, alone[0].token_id) << i;
+    const double error = GetParam().cpu() ? 0 : 2 * LogprobError(theirs[i].logprob);
+    EXPECT_NEAR(together[i].logprob, theirs[i].logprob, error) << i;
+    const SampledToken alone = RunSample(*backend, logits, 3, {{&rows[i], 1}, mapped})[0];
+    EXPECT_EQ(together[i].token_id, alone.token_id) << i;
+    EXPECT_EQ(together[i].logprob, alone.logprob) << i;
   }
 }
 
-TUPPENCE_FOR_EACH_PATH(SamplingTest);
+TUPPENCE_FOR_EACH_BACKEND(SamplingTest);
 
 TEST(PhiloxTest, MatchesTheKnownAnswersOfRandom123) {
   using Words = std::array<uint32_t, 4>;

@@ -21,7 +21,7 @@ T OrDie(absl::StatusOr<T> value) {
 ModelRunner::ModelRunner(const Config& config, const std::string& folder,
                          const RunnerOptions& options, int32_t sequences, int32_t positions)
     : config_(config), sequences_(sequences), blocks_per_sequence_((positions + 15) / 16) {
-  backend_ = OrDie(MakeCpuBackend({.threads = options.threads, .path = options.path}));
+  backend_ = MakeBackend(options.backend);
   std::unique_ptr<WeightSource> source = OrDie(OpenCheckpoint(folder));
   WeightOptions weight_options;
   weight_options.format = OrDie(ParseWeightFormat(options.weights));
@@ -75,10 +75,10 @@ std::vector<std::vector<float>> ModelRunner::Step(const std::vector<RunnerEntry>
   const Tensor logits = model_->Forward(batch, *cache_);
   CHECK(backend_->Synchronize().ok());
 
-  std::vector<std::vector<float>> rows;
-  for (size_t r = 0; r < logit_tokens.size(); ++r) {
-    const float* row = logits.as<float>() + r * config_.vocab;
-    rows.emplace_back(row, row + config_.vocab);
+  std::vector<std::vector<float>> rows(logit_tokens.size(), std::vector<float>(config_.vocab));
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const size_t bytes = rows[r].size() * sizeof(float);
+    backend_->CopyToHost(logits.as<float>() + r * rows[r].size(), bytes, rows[r].data());
   }
   return rows;
 }

@@ -1,4 +1,4 @@
-// ModelRunner: a checkpoint folder on the CPU backend, driven without a scheduler: one sequence or
+// ModelRunner: a checkpoint folder on a backend, driven without a scheduler: one sequence or
 // several, in the chunks that a test asks for. For tests of the layer sequence as a whole.
 #pragma once
 
@@ -6,19 +6,18 @@
 #include <string>
 #include <vector>
 
-#include "cpu/cpu_backend.h"
 #include "model/config.h"
 #include "model/kv_cache.h"
 #include "model/phi3.h"
 #include "model/weights.h"
+#include "tests/support/backend_case.h"
 
 namespace tuppence {
 
 struct RunnerOptions {
   std::string weights = "f32";  // as --weights
   DType kv = DType::kF32;
-  KernelPath path = KernelPath::kAuto;
-  int threads = 2;
+  BackendCase backend;
   int32_t tokens_max = 512;
 };
 

@@ -95,14 +95,15 @@ HostMatrix MakeHostMatrix(const MatrixSpec& spec, std::span<const float> values)
   return matrix;
 }
 
-std::vector<Reference> ReferenceMatmul(std::span<const float> x, const HostMatrix& w) {
+std::vector<Reference> ReferenceMatmul(std::span<const float> x, const HostMatrix& w,
+                                       bool quantise_x) {
   const int64_t cols = w.spec.cols;
   const int64_t rows = static_cast<int64_t>(x.size()) / cols;
   std::vector<Reference> out;
   for (int64_t row = 0; row < rows; ++row) {
     const std::span<const float> source =
         x.subspan(static_cast<size_t>(row * cols), static_cast<size_t>(cols));
-    const std::vector<double> values = w.spec.format.quantised()
+    const std::vector<double> values = quantise_x && w.spec.format.quantised()
                                            ? QuantizedRow(source, w.spec.format.group)
                                            : std::vector<double>(source.begin(), source.end());
     for (int64_t n = 0; n < w.spec.rows; ++n) {
@@ -196,6 +197,8 @@ double PageValue(Tensor pages, Tensor scales, int64_t block, int64_t kv_head, in
       return static_cast<double>(pages.as<float>()[at]);
     case DType::kBf16:
       return static_cast<double>(ToFloat(Bf16{pages.as<uint16_t>()[at]}));
+    case DType::kF16:
+      return static_cast<double>(ToFloat(F16{pages.as<uint16_t>()[at]}));
     case DType::kI8:
       return static_cast<double>(pages.as<int8_t>()[at]) *
              static_cast<double>(ToFloat(F16{scales.as<uint16_t>()[row]}));

@@ -33,9 +33,10 @@ struct Reference {
   double magnitude = 0;
 };
 
-// [rows, w.rows] of x [rows, cols]. For a quantised weight x is first quantised as the CPU backend
-// states: int8, one scale for each row and group.
-std::vector<Reference> ReferenceMatmul(std::span<const float> x, const HostMatrix& w);
+// [rows, w.rows] of x [rows, cols]. With `quantise_x` and a quantised weight x is first quantised
+// as the CPU backend states: int8, one scale for each row and group.
+std::vector<Reference> ReferenceMatmul(std::span<const float> x, const HostMatrix& w,
+                                       bool quantise_x);
 
 std::vector<double> ReferenceRmsNorm(std::span<const float> x, std::span<const float> weight,
                                      double epsilon);

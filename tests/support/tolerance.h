@@ -9,11 +9,17 @@
 #include <cmath>
 #include <cstdint>
 
+#include "model/tensor.h"
+
 namespace tuppence::testing {
 
 constexpr double kF32Unit = 0x1p-24;
 constexpr double kBf16Unit = 0x1p-8;      // 8 bits of significand, rounded to nearest
 constexpr double kExpRelative = 0x1p-22;  // simd_math.h's Exp: 2 units in the last place, tested
+
+constexpr double HalfUnit(DType type) {
+  return type == DType::kF16 ? 0x1p-11 : type == DType::kBf16 ? kBf16Unit : 0;
+}
 
 // n operations in f32 on terms whose magnitudes sum to `magnitude`.
 inline double ChainError(int64_t n, double magnitude) {
@@ -35,6 +41,13 @@ inline double QuantizedMatmulError(int64_t groups, double magnitude) {
   return ChainError(groups + 2, magnitude);
 }
 
+// Matmul on tile multiplications, x and w as they are: products are exact. An architecture may cut
+// where it adds inside a tile, so an addition counts twice; the sums of 8 segments, and for
+// quantised weights an FMA with an exact scale for each group.
+inline double TileMatmulError(int64_t cols, int64_t groups, double magnitude) {
+  return ChainError(2 * cols + groups + 8, magnitude);
+}
+
 // silu(g) * u, given the errors of g and u. silu's slope is below 1.1; Exp, the sum, the division
 // and the product round once each.
 inline double GatedError(double gate, double gate_error, double up, double up_error) {
@@ -52,6 +65,17 @@ inline double NormError(int64_t count, double value) {
 
 // Rope: two products and a sum; the angle table is given.
 inline double RopeError(double magnitude) { return ChainError(2, magnitude); }
+
+// Attention of a backend with 16-bit types, beyond AttentionError, which covers its f32 parts: a
+// prompt's weights are rounded once before they meet V, and the result is; q, K and V are given.
+// Among f16's smallest numbers a rounding is off by 2^-25, of a weight that is kept 2^8 times as
+// large; it meets a value, or a code, of up to `value_max`.
+inline double HalfAttentionError(DType half, int64_t keys, double value_magnitude,
+                                 double value_max) {
+  const double small = half == DType::kF16 ? static_cast<double>(keys) * 0x1p-33 * value_max : 0;
+  const double result = half == DType::kF16 ? 0x1p-25 : 0;
+  return 2.02 * HalfUnit(half) * value_magnitude + small + result;
+}
 
 // Attention, against a reference on the same pages. A score is a chain over head_dim, on q scaled
 // with one rounding; an error e of a score moves its weight by a factor exp(e), in numerator and

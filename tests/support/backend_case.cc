@@ -1,0 +1,80 @@
+#include "tests/support/backend_case.h"
+
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "cpu/cpu_backend.h"
+#include "cuda/cuda_backend.h"
+#include "model/check.h"
+
+namespace tuppence {
+namespace {
+
+using Device = BackendCase::Device;
+
+// The thread sanitizer does not know fibres.
+#if defined(__SANITIZE_THREAD__)
+constexpr bool kFibres = false;
+#else
+constexpr bool kFibres = true;
+#endif
+
+bool Wanted(const char* name) {
+  const char* const only = std::getenv("TUPPENCE_TEST_BACKENDS");
+  return only == nullptr || std::string(only) == name;
+}
+
+void AddGpus(std::vector<BackendCase>& cases) {
+  if (kFibres && Wanted("emulated")) {
+    cases.push_back({.device = Device::kEmulated, .arch = 75, .half = DType::kF16});
+    cases.push_back({.device = Device::kEmulated, .arch = 80, .half = DType::kBf16});
+  }
+#if defined(TUPPENCE_WITH_CUDA)
+  const absl::StatusOr<CudaDevice> found = cuda::FindCudaDevice({});
+  if (!found.ok() || !Wanted("cuda")) return;
+  cases.push_back({.device = Device::kCuda, .half = DType::kF16});
+  if (found->arch >= 80) cases.push_back({.device = Device::kCuda, .half = DType::kBf16});
+#endif
+}
+
+}  // namespace
+
+std::string BackendCase::name() const {
+  if (cpu()) return std::string(NameOf(path));
+  const std::string of_arch = arch == 0 ? "" : absl::StrCat("_sm", arch);
+  return absl::StrCat(emulated() ? "emulated" : "cuda", of_arch, "_", NameOf(half));
+}
+
+std::vector<BackendCase> AllBackendCases() {
+  std::vector<BackendCase> cases;
+  if (Wanted("cpu")) {
+    for (const KernelPath path : AvailablePaths(DetectCpuFeatures())) {
+      cases.push_back({.path = path});
+    }
+  }
+  AddGpus(cases);
+  return cases;
+}
+
+std::vector<BackendCase> BestBackendCases() {
+  std::vector<BackendCase> cases;
+  if (Wanted("cpu")) cases.push_back({});
+  AddGpus(cases);
+  return cases;
+}
+
+std::unique_ptr<Backend> MakeBackend(const BackendCase& which, int threads) {
+  absl::StatusOr<std::unique_ptr<Backend>> backend = absl::InternalError("not linked");
+  const CudaOptions options{.half = which.half, .force_arch = which.arch};
+  if (which.cpu()) backend = MakeCpuBackend({threads, which.path});
+  if (which.emulated()) backend = cuda_emulated::MakeCudaBackend(options);
+#if defined(TUPPENCE_WITH_CUDA)
+  if (which.device == Device::kCuda) backend = cuda::MakeCudaBackend(options);
+#endif
+  if (!backend.ok()) std::cerr << backend.status() << std::endl;
+  CHECK(backend.ok());
+  return *std::move(backend);
+}
+
+}  // namespace tuppence
