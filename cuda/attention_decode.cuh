@@ -181,7 +181,7 @@ __device__ inline void StoreChannel(const AttentionArgs& args, int token, int he
 // splits 0: the block runs through all of them. Otherwise BlockZ() is its split, and the state goes
 // to partials[row][head][split].
 template <typename Half, typename Kv, int kDim, int kHeads>
-__global__ void __launch_bounds__(kDecodeThreads)
+__global__ void __launch_bounds__(kDecodeThreads, 1)
     DecodeKernel(AttentionArgs args, const DecodeRow* rows, int splits,
                  SplitState<kDim>* partials) {
   auto& shared = Shared<DecodeShared<kDim, kHeads>>();

@@ -16,6 +16,8 @@
 #include <cuda_runtime.h>
 
 #define TUPPENCE_UNROLL _Pragma("unroll")
+#define TUPPENCE_TEXT(text) #text
+#define TUPPENCE_UNROLL_BY(count) _Pragma(TUPPENCE_TEXT(unroll count))
 #endif
 
 #include "cuda/gpu.h"
@@ -24,6 +26,8 @@
 namespace tuppence::TUPPENCE_DEVICE {
 
 constexpr int kWarpLanes = 32;
+// Of a block, on every architecture and without opting in.
+constexpr size_t kSharedBytesMax = size_t{48} << 10;
 
 struct LaunchShape {
   const char* name = "";
@@ -45,6 +49,7 @@ __device__ inline void Barrier() { __syncthreads(); }
 
 template <typename T>
 __device__ inline T& Shared() {
+  static_assert(sizeof(T) <= kSharedBytesMax);
   extern __shared__ __align__(16) unsigned char shared_memory[];
   return *reinterpret_cast<T*>(shared_memory);
 }
@@ -53,12 +58,6 @@ __device__ inline T& Shared() {
 template <typename... Parameters, typename... Arguments>
 void Launch(Gpu& gpu, void (*kernel)(Parameters...), const LaunchShape& shape,
             Arguments... arguments) {
-  constexpr size_t kWithoutOptIn = size_t{48} << 10;
-  if (shape.shared_bytes > kWithoutOptIn) {
-    gpu.Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(shape.shared_bytes)),
-              shape.name);
-  }
   const dim3 grid(shape.blocks_x, shape.blocks_y, shape.blocks_z);
   kernel<<<grid, shape.threads, shape.shared_bytes, static_cast<cudaStream_t>(gpu.stream())>>>(
       arguments...);

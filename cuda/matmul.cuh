@@ -60,17 +60,20 @@ struct WeightTraits {
 // The two fragments of b that lane holds for one step of a load.
 template <typename Half, WeightType kType>
 __device__ inline void UnpackWeights(const uint4& load, int step, uint32_t (&b)[4]) {
-  const uint32_t words[4] = {load.x, load.y, load.z, load.w};
+  // Chosen rather than indexed: an index that is not known at compile time goes through memory.
+  const auto word = [&](int i) {
+    return i < 2 ? i == 0 ? load.x : load.y : i == 2 ? load.z : load.w;
+  };
   TUPPENCE_UNROLL
   for (int i = 0; i < 4; ++i) {
     if constexpr (kType == WeightType::kInt8) {
-      const uint32_t pair = words[2 * step + i / 2] >> (i % 2 * 16);
+      const uint32_t pair = word(2 * step + i / 2) >> (i % 2 * 16);
       b[i] = NarrowPair<Half>(static_cast<float>(static_cast<int8_t>(pair)),
                               static_cast<float>(static_cast<int8_t>(pair >> 8)));
     } else if constexpr (kType == WeightType::kInt4) {
-      b[i] = WidenNibbles<Half>(words[step] >> (4 * i));
+      b[i] = WidenNibbles<Half>(word(step) >> (4 * i));
     } else {
-      b[i] = words[i];
+      b[i] = word(i);
     }
   }
 }
@@ -204,6 +207,7 @@ __device__ inline void SumSegment(const MatmulArgs& m, int first_panel, int segm
   constexpr bool kAhead = kTiles < 4;
   uint4 loads[kWarpPanels], next[kWarpPanels];
   if constexpr (kAhead) LoadWeights(m, first_panel, first, next);
+  TUPPENCE_UNROLL_BY(1)
   for (int load = first; load < last; ++load) {
     if constexpr (kAhead) {
       TUPPENCE_UNROLL
@@ -212,7 +216,7 @@ __device__ inline void SumSegment(const MatmulArgs& m, int first_panel, int segm
     } else {
       LoadWeights(m, first_panel, load, loads);
     }
-    TUPPENCE_UNROLL
+    TUPPENCE_UNROLL_BY((kAhead ? Traits::kSteps : 1))
     for (int step = 0; step < Traits::kSteps; ++step) {
       const int col = load * kCols + step * kStepCols;
       uint32_t a[kTiles][8];
@@ -234,7 +238,7 @@ __device__ inline void SumSegment(const MatmulArgs& m, int first_panel, int segm
 }
 
 template <typename Half, WeightType kType, int kTiles>
-__global__ void __launch_bounds__(kMatmulThreads) MatmulSkinnyKernel(MatmulArgs m) {
+__global__ void __launch_bounds__(kMatmulThreads, 1) MatmulSkinnyKernel(MatmulArgs m) {
   auto& shared = Shared<SkinnyShared>();
   const int first_panel = BlockX() * kWarpPanels;
   const int segments = CeilDiv(m.cols, SegmentCols(m.cols));

@@ -14,6 +14,10 @@ void MoveBlocks(Gpu& gpu, std::span<const int32_t> from, std::span<const int32_t
     if (pages.data == nullptr || pages.shape[0] == 0) continue;
     const int64_t block_bytes = static_cast<int64_t>(pages.bytes()) / pages.shape[0];
     CHECK_EQ(block_bytes % 2, 0);
+    const bool wide = block_bytes % 16 == 0;
+    const int64_t pieces = block_bytes / (wide ? 16 : 2);
+    const int blocks_x =
+        static_cast<int>(std::min<int64_t>(64, CeilDiv<int64_t>(pieces, kMoveThreads)));
     for (size_t first = 0; first < to.size(); first += kBlocksOfCall) {
       const size_t count = std::min<size_t>(kBlocksOfCall, to.size() - first);
       BlockList list = {};
@@ -21,13 +25,17 @@ void MoveBlocks(Gpu& gpu, std::span<const int32_t> from, std::span<const int32_t
         list.from[i] = from.empty() ? -1 : from[first + i];
         list.to[i] = to[first + i];
       }
-      const int64_t blocks = std::min<int64_t>(64, CeilDiv<int64_t>(block_bytes / 2, 256));
-      Launch(gpu, &MoveBlocksKernel,
-             {.name = "move_blocks",
-              .blocks_x = static_cast<int>(blocks),
-              .blocks_y = static_cast<int>(count),
-              .threads = 256},
-             static_cast<uint16_t*>(pages.data), block_bytes / 2, list);
+      const LaunchShape shape{.name = "move_blocks",
+                              .blocks_x = blocks_x,
+                              .blocks_y = static_cast<int>(count),
+                              .threads = kMoveThreads};
+      if (wide) {
+        Launch(gpu, &MoveBlocksKernel<uint4>, shape, static_cast<uint4*>(pages.data), pieces,
+               blocks_x, list);
+      } else {
+        Launch(gpu, &MoveBlocksKernel<uint16_t>, shape, static_cast<uint16_t*>(pages.data), pieces,
+               blocks_x, list);
+      }
     }
   }
 }

@@ -130,20 +130,22 @@ __global__ void __launch_bounds__(kRopeWarps* kWarpLanes) RopeStoreKernel(RopeAr
 
 // Some whole blocks, by value: no list needs to travel first.
 constexpr int kBlocksOfCall = 64;
+constexpr int kMoveThreads = 256;
 struct BlockList {
   int32_t from[kBlocksOfCall];
   int32_t to[kBlocksOfCall];
 };
 
-// Block to[i] becomes block from[i], or zeros where that is negative. Pieces of 2 bytes, as a block
-// of scales may be that small.
-__global__ void MoveBlocksKernel(uint16_t* pages, int64_t block_values, BlockList list) {
+// Block to[i] becomes block from[i], or zeros where that is negative, in pieces as large as divide
+// a block: 16 bytes, but for scales of odd block sizes.
+template <typename Piece>
+__global__ void MoveBlocksKernel(Piece* pages, int64_t block_pieces, int blocks_x, BlockList list) {
   const int from = list.from[BlockY()];
-  uint16_t* const target = pages + list.to[BlockY()] * block_values;
-  const uint16_t* const source = pages + (from < 0 ? 0 : from) * block_values;
-  const int64_t stride = 256 * 64;
-  for (int64_t i = BlockX() * 256 + Thread(); i < block_values; i += stride) {
-    target[i] = from < 0 ? uint16_t{0} : source[i];
+  Piece* const target = pages + list.to[BlockY()] * block_pieces;
+  const Piece* const source = pages + (from < 0 ? 0 : from) * block_pieces;
+  const int64_t stride = int64_t{kMoveThreads} * blocks_x;
+  for (int64_t i = int64_t{BlockX()} * kMoveThreads + Thread(); i < block_pieces; i += stride) {
+    target[i] = from < 0 ? Piece{} : source[i];
   }
 }
 

@@ -101,17 +101,26 @@ script "$python" deploy/demo_model/check_phrasings.py
 script "$python" tests/deploy/prometheus_files_test.py
 
 if build cpu; then
-  for name in model ops golden scheduler service end_to_end; do
+  for name in model cuda_emulated ops golden scheduler service end_to_end; do
     gtest "build/cpu/tests/$name/${name}_test"
   done
+  script "$python" tests/cuda/emulated_service_test.py build/cpu
+  script build/cpu/bench/gpu_bench --emulated
   script "$python" tests/end_to_end/observability_test.py build/cpu
   script "$python" tests/model/tokenizer_differential.py --count 2000 build/cpu/tests/model/tokenizer_pipe
 fi
 
+# Where nvcc is: every kernel for every architecture, and the whole build with the CUDA backend in it.
+if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
+  script "$python" tests/cuda/kernel_limits.py
+else
+  echo "nvcc was not found: the kernels ran emulated only"
+fi
+
 if [ "$sanitizers" -eq 1 ]; then
   # AddressSanitizer and UndefinedBehaviorSanitizer over everything but the end-to-end scripts.
-  if build asan model_test ops_test golden_test scheduler_test service_test; then
-    for name in model ops golden scheduler service; do
+  if build asan model_test cuda_emulated_test ops_test golden_test scheduler_test service_test; then
+    for name in model cuda_emulated ops golden scheduler service; do
       gtest "build/asan/tests/$name/${name}_test"
     done
   fi

@@ -12,6 +12,7 @@
 #include <numeric>
 #include <random>
 #include <utility>
+#include <vector>
 
 #include "cuda/emulation/memory.h"
 #include "model/check.h"
@@ -21,6 +22,9 @@
 #endif
 
 namespace tuppence::emulation {
+
+constinit thread_local Running running;
+
 namespace {
 
 using boost::context::fiber;
@@ -37,13 +41,17 @@ struct PendingCopy {
   int group;
 };
 
-// One thread of a block, on a fibre that is used again by the next block.
-struct Thread {
-  fiber own;
-  fiber scheduler;
-  void* stack = nullptr;  // for the address sanitizer alone, as the next two
+// Something that runs on a stack of its own: a thread of the block, or the scheduler.
+struct Fibre {
+  fiber context;
+  const void* stack = nullptr;  // for the address sanitizer, as the next two
   size_t stack_bytes = 0;
   void* fake_stack = nullptr;
+};
+
+// One thread of a block; its fibre is used again by the next block.
+struct Thread {
+  Fibre fibre;
   State state = State::kDone;
   std::vector<PendingCopy> copies;
   int group = 0;  // of the copies that are started now
@@ -57,58 +65,49 @@ struct Warp {
 
 // The fixed-size stack of Boost, which tells where it is.
 struct Stack : boost::context::fixedsize_stack {
-  explicit Stack(Thread* thread) : boost::context::fixedsize_stack(kStackBytes), owner(thread) {}
+  explicit Stack(Fibre* fibre) : boost::context::fixedsize_stack(kStackBytes), owner(fibre) {}
   boost::context::stack_context allocate() {
     const boost::context::stack_context context = boost::context::fixedsize_stack::allocate();
     owner->stack = static_cast<char*>(context.sp) - context.size;
     owner->stack_bytes = context.size;
     return context;
   }
-  Thread* owner;
+  Fibre* owner;
 };
 
 class BlockRunner {
  public:
   void Run(const GridSpec& spec, const std::function<void()>& body);
+  void Wait(State state);
+  void Meet(const char* verb, void* part, void (*act)(const Parts&));
 
-  int current() const { return current_; }
-  const GridSpec& spec() const { return *spec_; }
-  Dim3 block() const { return block_; }
-  std::byte* shared() const { return shared_; }
-  Thread& thread() { return threads_[current_]; }
-  bool running() const { return spec_ != nullptr; }
+  const GridSpec* spec() const { return spec_; }
   uint64_t seed() const { return seed_; }
-
-  void Wait(State state) {
-    threads_[current_].state = state;
-    Leave();
-  }
-  void Meet(const char* verb, void* part, const std::function<void(const Parts&)>& act);
+  Thread& thread() { return threads_[running.thread]; }
 
  private:
+  void Order(std::vector<int>& order);
   void Prepare();
   void RunBlock();
   void RunWarp(int warp);
+  int NextReady(int warp);
   void StartFibre(int index);
-  void Resume(int index);
-  void Leave();
-  void Entered();
-  void Shuffle(std::vector<int>& order);
-  void ReportBarrier();
+  void SwitchTo(Fibre& to);
+  void Arrived(fiber&& from);
+  [[noreturn]] void ReportBarrier();
 
   const GridSpec* spec_ = nullptr;
   const std::function<void()>* body_ = nullptr;
-  Dim3 block_;
-  std::byte* shared_ = nullptr;
-  int current_ = 0;
   std::vector<Thread> threads_{kThreadsMax};
   std::vector<Warp> warps_{kThreadsMax / kLanes};
   std::vector<int> warp_order_, lane_order_;
+  int next_in_order_ = 0;  // of the lanes
+  Fibre scheduler_;
+  Fibre* current_ = &scheduler_;
+  Fibre* left_ = nullptr;  // whom the switch under way comes from
   uint64_t launches_ = 0;
   uint64_t seed_ = 0;
   std::mt19937_64 random_;
-  const void* scheduler_stack_ = nullptr;
-  size_t scheduler_stack_bytes_ = 0;
 };
 
 BlockRunner& Runner() {
@@ -117,12 +116,12 @@ BlockRunner& Runner() {
 }
 
 std::string Where() {
-  BlockRunner& runner = Runner();
-  if (!runner.running()) return "outside any kernel";
+  const BlockRunner& runner = Runner();
+  if (runner.spec() == nullptr) return "outside any kernel";
   char text[256];
   std::snprintf(text, sizeof(text), "kernel %s (sm_%d), block (%d, %d, %d), thread %d, seed %llu",
-                runner.spec().name, runner.spec().arch, runner.block().x, runner.block().y,
-                runner.block().z, runner.current(), static_cast<unsigned long long>(runner.seed()));
+                runner.spec()->name, running.arch, running.block.x, running.block.y,
+                running.block.z, running.thread, static_cast<unsigned long long>(runner.seed()));
   return text;
 }
 
@@ -138,11 +137,9 @@ void CatchBadAccesses() {
     struct sigaction action = {};
     action.sa_sigaction = OnBadAccess;
     action.sa_flags = SA_SIGINFO | SA_NODEFER;
-    sigaction(SIGSEGV, &action, nullptr);
-    sigaction(SIGBUS, &action, nullptr);
-    return true;
+    return sigaction(SIGSEGV, &action, nullptr) == 0 && sigaction(SIGBUS, &action, nullptr) == 0;
   }();
-  (void)done;
+  CHECK(done);
 }
 
 void CheckLimits(const GridSpec& spec) {
@@ -163,7 +160,7 @@ void CheckLimits(const GridSpec& spec) {
 }
 
 // Launches take turns: forward, reverse, shuffled for each block.
-void BlockRunner::Shuffle(std::vector<int>& order) {
+void BlockRunner::Order(std::vector<int>& order) {
   std::iota(order.begin(), order.end(), 0);
   if (launches_ % 3 == 1) std::reverse(order.begin(), order.end());
   if (launches_ % 3 == 2) std::shuffle(order.begin(), order.end(), random_);
@@ -177,33 +174,36 @@ void BlockRunner::Run(const GridSpec& spec, const std::function<void()>& body) {
   body_ = &body;
   seed_ = OrderSeed();
   if (launches_++ == 0) random_.seed(seed_);
-  shared_ = static_cast<std::byte*>(AllocateGuarded(spec.shared_bytes));
-  CHECK(shared_ != nullptr);
+  running.threads = spec.threads;
+  running.arch = spec.arch;
+  running.shared = static_cast<std::byte*>(AllocateGuarded(spec.shared_bytes));
+  CHECK(running.shared != nullptr);
   warp_order_.resize(spec.threads / kLanes);
   lane_order_.resize(kLanes);
   const int64_t blocks = int64_t{spec.grid.x} * spec.grid.y * spec.grid.z;
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t index = launches_ % 3 == 1 ? blocks - 1 - i : i;
-    block_.x = static_cast<int>(index % spec.grid.x);
-    block_.y = static_cast<int>(index / spec.grid.x % spec.grid.y);
-    block_.z = static_cast<int>(index / spec.grid.x / spec.grid.y);
-    if (i > 0) std::memset(shared_, 0xff, (spec.shared_bytes + 15) / 16 * 16);
+    running.block.x = static_cast<int>(index % spec.grid.x);
+    running.block.y = static_cast<int>(index / spec.grid.x % spec.grid.y);
+    running.block.z = static_cast<int>(index / spec.grid.x / spec.grid.y);
+    if (i > 0) std::memset(running.shared, 0xff, (spec.shared_bytes + 15) / 16 * 16);
     RunBlock();
   }
-  FreeGuarded(shared_);
-  shared_ = nullptr;
+  FreeGuarded(running.shared);
+  running = {};
   spec_ = nullptr;
 }
 
 void BlockRunner::Prepare() {
-  Shuffle(warp_order_);
+  Order(warp_order_);
+  Order(lane_order_);
   for (Warp& warp : warps_) warp.arrived = 0;
   for (int i = 0; i < spec_->threads; ++i) {
     Thread& thread = threads_[i];
     thread.state = State::kReady;
     thread.copies.clear();
     thread.group = 0;
-    if (!thread.own) StartFibre(i);
+    if (!thread.fibre.context) StartFibre(i);
   }
 }
 
@@ -221,21 +221,35 @@ void BlockRunner::RunBlock() {
   }
 }
 
+// The first lane runs until it waits, then hands on to the next, and so on; when none is left that
+// could run, the scheduler goes on.
 void BlockRunner::RunWarp(int warp) {
-  bool any = true;
-  while (any) {
-    any = false;
-    Shuffle(lane_order_);
-    for (const int lane : lane_order_) {
-      const int index = warp * kLanes + lane;
-      if (threads_[index].state != State::kReady) continue;
-      any = true;
-      Resume(index);
-    }
-  }
+  const int first = NextReady(warp);
+  if (first < 0) return;
+  running.thread = first;
+  SwitchTo(threads_[first].fibre);
   if (warps_[warp].arrived == 0) return;
   Fail(std::string("only ") + std::to_string(warps_[warp].arrived) + " of 32 lanes of warp " +
        std::to_string(warp) + " come to " + warps_[warp].verb);
+}
+
+int BlockRunner::NextReady(int warp) {
+  for (int i = 0; i < kLanes; ++i) {
+    next_in_order_ = (next_in_order_ + 1) % kLanes;
+    const int index = warp * kLanes + lane_order_[next_in_order_];
+    if (threads_[index].state == State::kReady) return index;
+  }
+  return -1;
+}
+
+void BlockRunner::Wait(State state) {
+  const int mine = running.thread;
+  threads_[mine].state = state;
+  const int next = NextReady(mine / kLanes);
+  if (next == mine) return;
+  if (next >= 0) running.thread = next;
+  SwitchTo(next < 0 ? scheduler_ : threads_[next].fibre);
+  running.thread = mine;
 }
 
 void BlockRunner::ReportBarrier() {
@@ -251,55 +265,44 @@ void BlockRunner::ReportBarrier() {
 
 void BlockRunner::StartFibre(int index) {
   Thread* const thread = &threads_[index];
-  thread->own = fiber(std::allocator_arg, Stack(thread), [this, thread](fiber&& caller) -> fiber {
-    thread->scheduler = std::move(caller);
-    Entered();
-    while (true) {
-      (*body_)();
-      if (!thread->copies.empty()) Fail("the thread ends with copies that it never waited for");
-      Wait(State::kDone);
-    }
-    return std::move(thread->scheduler);
-  });
+  thread->fibre.context =
+      fiber(std::allocator_arg, Stack(&thread->fibre), [this, thread](fiber&& from) -> fiber {
+        Arrived(std::move(from));
+        while (true) {
+          (*body_)();
+          if (!thread->copies.empty()) Fail("the thread ends with copies that it never waited for");
+          Wait(State::kDone);
+        }
+        return fiber();
+      });
 }
 
-void BlockRunner::Resume(int index) {
-  current_ = index;
-  Thread& thread = threads_[index];
+// Returns when somebody switches back.
+void BlockRunner::SwitchTo(Fibre& to) {
+  left_ = current_;
+  current_ = &to;
 #if defined(__SANITIZE_ADDRESS__)
-  void* fake_stack = nullptr;
-  __sanitizer_start_switch_fiber(&fake_stack, thread.stack, thread.stack_bytes);
-  thread.own = std::move(thread.own).resume();
-  __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
-#else
-  thread.own = std::move(thread.own).resume();
+  __sanitizer_start_switch_fiber(&left_->fake_stack, to.stack, to.stack_bytes);
 #endif
+  Arrived(std::move(to.context).resume());
 }
 
-void BlockRunner::Leave() {
-  Thread& thread = threads_[current_];
+// `from` is the context of the fibre that has just switched to this one.
+void BlockRunner::Arrived(fiber&& from) {
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(&thread.fake_stack, scheduler_stack_, scheduler_stack_bytes_);
+  __sanitizer_finish_switch_fiber(current_->fake_stack, &left_->stack, &left_->stack_bytes);
 #endif
-  thread.scheduler = std::move(thread.scheduler).resume();
-  Entered();
+  left_->context = std::move(from);
 }
 
-void BlockRunner::Entered() {
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(threads_[current_].fake_stack, &scheduler_stack_,
-                                  &scheduler_stack_bytes_);
-#endif
-}
-
-void BlockRunner::Meet(const char* verb, void* part, const std::function<void(const Parts&)>& act) {
-  const int first = current_ / kLanes * kLanes;
-  Warp& warp = warps_[current_ / kLanes];
+void BlockRunner::Meet(const char* verb, void* part, void (*act)(const Parts&)) {
+  const int first = running.thread / kLanes * kLanes;
+  Warp& warp = warps_[running.thread / kLanes];
   if (warp.arrived == 0) warp.verb = verb;
-  if (std::strcmp(warp.verb, verb) != 0) {
+  if (warp.verb != verb && std::strcmp(warp.verb, verb) != 0) {
     Fail(std::string("lanes of a warp come to ") + warp.verb + " and to " + verb);
   }
-  warp.parts[current_ - first] = part;
+  warp.parts[running.thread - first] = part;
   if (++warp.arrived < kLanes) {
     Wait(State::kInWarp);
     return;
@@ -330,14 +333,9 @@ void Fail(const std::string& what) {
   std::abort();
 }
 
-int ThreadIndex() { return Runner().current(); }
-int ThreadCount() { return Runner().spec().threads; }
-Dim3 BlockIndex() { return Runner().block(); }
-int Architecture() { return Runner().spec().arch; }
-std::byte* SharedMemory() { return Runner().shared(); }
 void BlockBarrier() { Runner().Wait(State::kAtBarrier); }
 
-void MeetWarp(const char* verb, void* part, const std::function<void(const Parts&)>& act) {
+void MeetWarp(const char* verb, void* part, void (*act)(const Parts&)) {
   Runner().Meet(verb, part, act);
 }
 

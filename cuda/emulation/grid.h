@@ -20,7 +20,6 @@
 #include <cstdint>
 #include <functional>
 #include <string>
-#include <vector>
 
 namespace tuppence::emulation {
 
@@ -52,12 +51,15 @@ size_t SharedBytesMax(int arch);
 // Prints what was found, where, and ends the process.
 [[noreturn]] void Fail(const std::string& what);
 
-// Of the running thread.
-int ThreadIndex();
-int ThreadCount();  // of its block
-Dim3 BlockIndex();
-int Architecture();
-std::byte* SharedMemory();
+// The running thread, as its kernel sees it. Read in every other line of a kernel, hence no call.
+struct Running {
+  int thread = 0;
+  int threads = 0;  // of its block
+  Dim3 block;
+  int arch = 0;
+  std::byte* shared = nullptr;
+};
+extern constinit thread_local Running running;
 
 // Waits for all threads of the block.
 void BlockBarrier();
@@ -65,7 +67,7 @@ void BlockBarrier();
 // The lanes of a warp meet: each hands over its part, and the last to come runs `act` over all 32,
 // in lane order. `verb` names the meeting: lanes that come to different ones are an error.
 using Parts = std::array<void*, kLanes>;
-void MeetWarp(const char* verb, void* part, const std::function<void(const Parts&)>& act);
+void MeetWarp(const char* verb, void* part, void (*act)(const Parts&));
 
 // Asynchronous copies of this thread into shared memory. `source` null: zeros.
 void StartCopy(void* target, const void* source, size_t bytes);

@@ -85,7 +85,7 @@ inline void CopyAsync16(void* target, const void* source, bool valid) {
   CheckAligned16(target);
   if (valid) CheckAligned16(source);
   emulation::StartCopy(target, valid ? source : nullptr, 16);
-  if (emulation::Architecture() < 80) emulation::WaitCopies(-1);
+  if (emulation::running.arch < 80) emulation::WaitCopies(-1);
 }
 inline void CommitCopies() { emulation::CommitCopies(); }
 template <int kGroupsLeft>

@@ -337,6 +337,24 @@ TEST_F(WeightsTest, ValuesThatAScaleCannotHoldAreRefusedRatherThanClipped) {
                     HasSubstr("--weights bf16")));
 }
 
+TEST_F(WeightsTest, WeightsAsF16AreTheNearestOrRefused) {
+  json config = TinyConfigJson();
+  config["torch_dtype"] = "float32";
+  Configure(config);
+  const std::string name = "model.layers.0.mlp.down_proj.weight";
+  const absl::StatusOr<Weights> weights = Load("f16");
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  const std::vector<float> stored = Stored(name), received = Received(*weights->layers[0].down);
+  for (size_t i = 0; i < stored.size(); ++i) {
+    ASSERT_EQ(received[i], ToFloat(ToF16(stored[i]))) << i;
+  }
+  const float large = 65520;  // rounds to infinity; 65519 would round to 65504
+  std::memcpy(Find(name).bytes.data() + 4 * (48 * 2 + 40), &large, 4);
+  EXPECT_THAT(ErrorOfLoad("f16"),
+              AllOf(HasSubstr("down_proj.weight holds a value too large for f16 at [2, 40]"),
+                    HasSubstr("--weights int8")));
+}
+
 // A source whose file shrinks while its tensors are read.
 TEST_F(WeightsTest, AFileThatShrinksDuringLoadIsAnError) {
   WriteTinyTensors(folder_.path(), tensors_);

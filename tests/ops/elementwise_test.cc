@@ -182,25 +182,28 @@ TEST_P(ElementwiseTest, StoreRoundsBf16ToNearestEven) {
 }
 
 TEST_P(ElementwiseTest, CopyAndZeroBlocksMoveWholeBlocks) {
-  const auto cache = MakeHostKvLayer(DType::kI8, 5, 2, 4, 8);
-  RandomTensors random(11);
-  for (std::byte& byte : cache->keys) byte = static_cast<std::byte>(random.Bits());
-  for (uint16_t& scale : cache->value_scales) scale = static_cast<uint16_t>(random.Bits());
-  const auto before = cache->keys;
-  const auto scales_before = cache->value_scales;
-  const std::vector<int32_t> from = {1, 4}, to = {3, 0};
-  RunCopyBlocks(*backend, from, to, *cache);
-  RunZeroBlocks(*backend, {4}, *cache);
-  const size_t bytes = 2 * 4 * 8, scales = 2 * 4;
-  for (size_t i = 0; i < bytes; ++i) {
-    EXPECT_EQ(cache->keys[3 * bytes + i], before[1 * bytes + i]);
-    EXPECT_EQ(cache->keys[0 * bytes + i], before[4 * bytes + i]);
-    EXPECT_EQ(cache->keys[2 * bytes + i], before[2 * bytes + i]);
-    EXPECT_EQ(cache->keys[4 * bytes + i], std::byte{0});
-  }
-  for (size_t i = 0; i < scales; ++i) {
-    EXPECT_EQ(cache->value_scales[3 * scales + i], scales_before[1 * scales + i]);
-    EXPECT_EQ(cache->value_scales[4 * scales + i], 0);
+  // Blocks of 4 tokens, and of 3, whose scales are no multiple of 16 bytes.
+  for (const int64_t tokens : {4, 3}) {
+    const auto cache = MakeHostKvLayer(DType::kI8, 5, 2, tokens, 8);
+    RandomTensors random(11);
+    for (std::byte& byte : cache->keys) byte = static_cast<std::byte>(random.Bits());
+    for (uint16_t& scale : cache->value_scales) scale = static_cast<uint16_t>(random.Bits());
+    const auto before = cache->keys;
+    const auto scales_before = cache->value_scales;
+    const std::vector<int32_t> from = {1, 4}, to = {3, 0};
+    RunCopyBlocks(*backend, from, to, *cache);
+    RunZeroBlocks(*backend, {4}, *cache);
+    const size_t scales = 2 * static_cast<size_t>(tokens), bytes = scales * 8;
+    for (size_t i = 0; i < bytes; ++i) {
+      EXPECT_EQ(cache->keys[3 * bytes + i], before[1 * bytes + i]);
+      EXPECT_EQ(cache->keys[0 * bytes + i], before[4 * bytes + i]);
+      EXPECT_EQ(cache->keys[2 * bytes + i], before[2 * bytes + i]);
+      EXPECT_EQ(cache->keys[4 * bytes + i], std::byte{0});
+    }
+    for (size_t i = 0; i < scales; ++i) {
+      EXPECT_EQ(cache->value_scales[3 * scales + i], scales_before[1 * scales + i]);
+      EXPECT_EQ(cache->value_scales[4 * scales + i], 0);
+    }
   }
 }
 

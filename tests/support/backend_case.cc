@@ -31,10 +31,13 @@ void AddGpus(std::vector<BackendCase>& cases) {
     cases.push_back({.device = Device::kEmulated, .arch = 80, .half = DType::kBf16});
   }
 #if defined(TUPPENCE_WITH_CUDA)
-  const absl::StatusOr<CudaDevice> found = cuda::FindCudaDevice({});
+  const char* const text = std::getenv("TUPPENCE_TEST_ARCH");
+  const int arch = text == nullptr ? 0 : std::atoi(text);
+  const absl::StatusOr<CudaDevice> found = cuda::FindCudaDevice({.force_arch = arch});
   if (!found.ok() || !Wanted("cuda")) return;
-  cases.push_back({.device = Device::kCuda, .half = DType::kF16});
-  if (found->arch >= 80) cases.push_back({.device = Device::kCuda, .half = DType::kBf16});
+  cases.push_back({.device = Device::kCuda, .arch = arch, .half = DType::kF16});
+  if (found->arch < 80) return;
+  cases.push_back({.device = Device::kCuda, .arch = arch, .half = DType::kBf16});
 #endif
 }
 

@@ -1,6 +1,7 @@
 // BackendCase: a backend that a test body runs on: each kernel path of this machine's CPU, the CUDA
 // kernels on the emulated GPU as sm_75 (f16) and as sm_80 (bf16), and the GPU where there is one.
-// TUPPENCE_TEST_BACKENDS=cpu, emulated or cuda leaves the others out.
+// TUPPENCE_TEST_BACKENDS=cpu, emulated or cuda leaves the others out; TUPPENCE_TEST_ARCH=75 takes a
+// real GPU by the paths and limits of that architecture.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,243 @@
+// gpu_bench: the time of each GPU kernel at the shapes of Phi-3-mini, as a share of the bandwidth
+// that copying blocks reaches in the same run. Prints Markdown. bench/gpu_check.sh runs it.
+//
+//   gpu_bench               on the GPU
+//   gpu_bench --emulated    tiny shapes on the emulated GPU: shows that it runs; its times mean
+//   nothing
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "cuda/cuda_backend.h"
+#include "model/check.h"
+#include "model/weights.h"
+
+namespace tuppence {
+namespace {
+
+// Sizes of a run; the second set is for the emulated GPU.
+struct Sizes {
+  int64_t hidden = 3072, intermediate = 8192, vocab = 32064;
+  int32_t heads = 32, head_dim = 96;
+  int32_t context = 1024, prompt = 2048;
+  std::vector<int64_t> rows = {1, 8, 32, 64, 512};
+  std::vector<int32_t> sequences = {1, 8, 32, 128};
+  int64_t cold_bytes = int64_t{512} << 20;  // of weights that take turns: more than any cache
+  double seconds = 0.3;                     // of each measurement
+};
+Sizes Tiny() {
+  return {.hidden = 128,
+          .intermediate = 136,
+          .vocab = 200,
+          .heads = 2,
+          .head_dim = 64,
+          .context = 40,
+          .prompt = 70,
+          .rows = {1, 70},
+          .sequences = {2},
+          .cold_bytes = 0,
+          .seconds = 0};
+}
+
+class Bench {
+ public:
+  Bench(Backend& backend, const Sizes& sizes, DType half)
+      : backend_(backend), sizes_(sizes), half_(half) {}
+
+  void Run() {
+    std::printf(
+        "| kernel | shape | microseconds | GB/s | of copying | TFLOP/s "
+        "|\n|---|---|---|---|---|---|\n");
+    Copy();
+    for (const char* format : {half_ == DType::kF16 ? "f16" : "bf16", "int8", "int4"}) {
+      Matmuls(*ParseWeightFormat(format), format);
+    }
+    for (const DType kv : {half_, DType::kI8}) {
+      for (const int32_t sequences : sizes_.sequences) {
+        Attention(kv, sequences, sizes_.context, 1, Phase::kDecode);
+      }
+      Attention(kv, 1, sizes_.prompt, sizes_.prompt, Phase::kPrefill);
+    }
+    Norms();
+  }
+
+ private:
+  std::unique_ptr<Buffer> Take(int64_t bytes) {
+    absl::StatusOr<std::unique_ptr<Buffer>> memory = backend_.Allocate(static_cast<size_t>(bytes));
+    if (!memory.ok()) std::fprintf(stderr, "%s\n", memory.status().ToString().c_str());
+    CHECK(memory.ok());
+    return *std::move(memory);
+  }
+
+  // Seconds of one call, over many.
+  double Time(const std::function<void(int)>& call) {
+    const auto now = [] { return std::chrono::steady_clock::now(); };
+    const auto since = [&](auto start) {
+      return std::chrono::duration<double>(now() - start).count();
+    };
+    call(0);
+    CHECK(backend_.Synchronize().ok());
+    int count = 1;
+    while (true) {
+      const auto start = now();
+      for (int i = 0; i < count; ++i) call(i);
+      CHECK(backend_.Synchronize().ok());
+      const double seconds = since(start);
+      if (seconds >= sizes_.seconds) return seconds / count;
+      count *= 4;
+    }
+  }
+
+  void Print(const std::string& kernel, const std::string& shape, double seconds, double bytes,
+             double flop) {
+    const double rate = bytes / seconds;
+    if (copy_rate_ == 0) copy_rate_ = rate;
+    std::printf("| %s | %s | %.1f | %.0f | %.0f %% | %.1f |\n", kernel.c_str(), shape.c_str(),
+                seconds * 1e6, rate / 1e9, 100 * rate / copy_rate_, flop / seconds / 1e12);
+  }
+
+  // The yardstick: whole blocks from one half of a pool to the other.
+  void Copy() {
+    const int32_t blocks = sizes_.cold_bytes > 0 ? 1024 : 4;
+    const int64_t block_bytes = int64_t{sizes_.heads} * 16 * sizes_.head_dim * 2;
+    const std::unique_ptr<Buffer> memory = Take(blocks * block_bytes);
+    KvLayer layer;
+    layer.keys = Tensor(memory->data(), half_, {blocks, sizes_.heads, 16, sizes_.head_dim});
+    std::vector<int32_t> from(blocks / 2), to(blocks / 2);
+    std::iota(from.begin(), from.end(), 0);
+    std::iota(to.begin(), to.end(), blocks / 2);
+    const double seconds = Time([&](int) { backend_.CopyBlocks(from, to, layer); });
+    Print("block copy", absl::StrCat(blocks / 2, " blocks"), seconds,
+          static_cast<double>(blocks * block_bytes), 0);
+  }
+
+  void Matmuls(const WeightFormat& format, const std::string& name) {
+    const int64_t hidden = sizes_.hidden;
+    const std::vector<std::pair<const char*, MatrixSpec>> shapes = {
+        {"qkv", {3 * hidden, hidden, format, RowPairing::kNone}},
+        {"gate_up", {2 * sizes_.intermediate, hidden, format, RowPairing::kGateUp}},
+        {"down", {hidden, sizes_.intermediate, format, RowPairing::kNone}}};
+    for (const auto& [what, spec] : shapes) {
+      std::vector<std::unique_ptr<Matrix>> weights;
+      int64_t bytes = 0;
+      do {
+        weights.push_back(*backend_.NewMatrix(spec));
+        bytes += weights.back()->bytes();
+      } while (bytes < sizes_.cold_bytes);
+      for (const int64_t rows : sizes_.rows) Matmul(what, name, spec, rows, weights);
+    }
+  }
+
+  void Matmul(const char* what, const std::string& format, const MatrixSpec& spec, int64_t rows,
+              const std::vector<std::unique_ptr<Matrix>>& weights) {
+    const bool gated = spec.pairing == RowPairing::kGateUp;
+    const int64_t outputs = gated ? spec.rows / 2 : spec.rows;
+    const std::unique_ptr<Buffer> in = Take(rows * spec.cols * 2), out = Take(rows * outputs * 4);
+    const Tensor x(in->data(), half_, {rows, spec.cols});
+    const Tensor y(out->data(), gated ? half_ : DType::kF32, {rows, outputs});
+    const double seconds = Time([&](int i) {
+      const Matrix& w = *weights[static_cast<size_t>(i) % weights.size()];
+      gated ? backend_.GatedMatmul(x, w, y) : backend_.Matmul(x, w, y);
+    });
+    Print(absl::StrCat("matmul ", what, " ", format), absl::StrCat(rows, " rows"), seconds,
+          static_cast<double>(weights[0]->bytes()),
+          2.0 * static_cast<double>(rows * spec.rows * spec.cols));
+  }
+
+  // `tokens` last positions of each of some sequences of `context` positions.
+  void Attention(DType kv, int32_t sequences, int32_t context, int32_t tokens, Phase phase) {
+    const int32_t heads = sizes_.heads, dim = sizes_.head_dim;
+    const int32_t blocks = (context + 15) / 16;
+    std::vector<int32_t> ids(sequences * tokens), positions, slots(ids.size()),
+        starts = {0}, tables(sequences * blocks), none;
+    std::vector<RopeRegime> regimes(ids.size(), RopeRegime::kShort);
+    std::vector<Phase> phases(sequences, phase);
+    std::iota(tables.begin(), tables.end(), 0);
+    for (int32_t s = 0; s < sequences; ++s) {
+      for (int32_t t = context - tokens; t < context; ++t) positions.push_back(t);
+      starts.push_back((s + 1) * tokens);
+    }
+    const Batch batch = {ids, positions, regimes, slots, starts, phases, tables, blocks, none};
+    const int64_t pages = int64_t{sequences} * blocks * heads * 16;
+    const std::unique_ptr<Buffer> keys = Take(pages * dim * 2), values = Take(pages * dim * 2);
+    const std::unique_ptr<Buffer> key_scales = Take(pages * 2), value_scales = Take(pages * 2);
+    KvLayer layer;
+    layer.keys = Tensor(keys->data(), kv, {sequences * blocks, heads, 16, dim});
+    layer.values = Tensor(values->data(), kv, {sequences * blocks, heads, 16, dim});
+    layer.key_scales = Tensor(key_scales->data(), DType::kF16, {sequences * blocks, heads, 16});
+    layer.value_scales = Tensor(value_scales->data(), DType::kF16, {sequences * blocks, heads, 16});
+    const int64_t rows = static_cast<int64_t>(ids.size());
+    const std::unique_ptr<Buffer> qkv = Take(rows * 3 * heads * dim * 4);
+    const std::unique_ptr<Buffer> out = Take(rows * heads * dim * 2);
+    const Tensor in(qkv->data(), DType::kF32, {rows, 3 * heads * dim});
+    const Tensor attended(out->data(), half_, {rows, heads * dim});
+    const Batch& uploaded = backend_.Upload(batch);
+    const AttentionShape shape = {heads, heads, dim, 0.1f, 0};
+    const double seconds =
+        Time([&](int) { backend_.Attention(in, shape, uploaded, layer, attended); });
+    const double kv_bytes = 2.0 * sequences * context * heads *
+                            (static_cast<double>(dim) * static_cast<double>(BytesOf(kv)) + 2);
+    const double pairs = phase == Phase::kDecode ? static_cast<double>(sequences) * context
+                                                 : 0.5 * context * context;
+    Print(absl::StrCat("attention ", phase == Phase::kDecode ? "decode " : "prefill ", NameOf(kv)),
+          absl::StrCat(sequences, " x ", context), seconds, kv_bytes, 4 * pairs * heads * dim);
+  }
+
+  void Norms() {
+    for (const int64_t rows : sizes_.rows) {
+      const int64_t hidden = sizes_.hidden;
+      const std::unique_ptr<Buffer> residual = Take(rows * hidden * 4);
+      const std::unique_ptr<Buffer> delta = Take(rows * hidden * 4);
+      const std::unique_ptr<Buffer> weight = Take(hidden * 4), out = Take(rows * hidden * 2);
+      const double seconds = Time([&](int) {
+        backend_.AddNorm(Tensor(residual->data(), DType::kF32, {rows, hidden}),
+                         Tensor(delta->data(), DType::kF32, {rows, hidden}),
+                         Tensor(weight->data(), DType::kF32, {hidden}), 1e-5f,
+                         Tensor(out->data(), half_, {rows, hidden}));
+      });
+      Print("add and norm", absl::StrCat(rows, " rows"), seconds,
+            static_cast<double>(rows * hidden * 14), 0);
+    }
+  }
+
+  Backend& backend_;
+  Sizes sizes_;
+  DType half_;
+  double copy_rate_ = 0;  // bytes a second, read and written
+};
+
+int Main(int argc, char** argv) {
+  CLI::App app("Times of the GPU kernels at Phi-3-mini's shapes");
+  bool emulated = false, f16 = false;
+  app.add_flag("--emulated", emulated, "Tiny shapes on the emulated GPU; times mean nothing");
+  app.add_flag("--f16", f16, "f16 in place of bf16");
+  CLI11_PARSE(app, argc, argv);
+  const CudaOptions options{.half = f16 ? DType::kF16 : DType::kBf16};
+  absl::StatusOr<std::unique_ptr<Backend>> backend =
+      absl::FailedPreconditionError("built without CUDA; --emulated runs tiny shapes");
+  if (emulated) {
+    backend = cuda_emulated::MakeCudaBackend(options);
+  } else {
+#if defined(TUPPENCE_WITH_CUDA)
+    backend = cuda::MakeCudaBackend(options);
+#endif
+  }
+  if (!backend.ok()) {
+    std::fprintf(stderr, "error: %s\n", backend.status().ToString().c_str());
+    return 1;
+  }
+  std::printf("Arithmetic %s.\n\n", (*backend)->arithmetic_id().c_str());
+  Bench(**backend, emulated ? Tiny() : Sizes(), options.half).Run();
+  return 0;
+}
+
+}  // namespace
+}  // namespace tuppence
+
+int main(int argc, char** argv) { return tuppence::Main(argc, argv); }

@@ -1,0 +1,115 @@
+#!/usr/bin/python3
+"""Compiles every kernel with nvcc, warnings as errors, and holds what ptxas reports against recorded ceilings.
+
+    tests/cuda/kernel_limits.py                       all architectures; needs nvcc, no GPU
+    tests/cuda/kernel_limits.py --arch 80             some of them
+    tests/cuda/kernel_limits.py --record              writes what was found to cuda/kernel_limits.txt
+
+cuda/kernel_limits.txt has a line for each kernel: the most registers that any architecture may use. More, or a kernel that is not
+recorded, is a failure; so is a spill in any kernel. Shared memory is checked where it is used (Shared<T>() in cuda/device.h).
+"""
+
+import argparse
+import concurrent.futures
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LIMITS = ROOT / "cuda" / "kernel_limits.txt"
+ARCHITECTURES = ("75", "80", "86", "89", "90")
+
+
+def compile_one(nvcc: str, source: pathlib.Path, arch: str, folder: str) -> str:
+    """Returns what nvcc and ptxas say; raises CalledProcessError with it where they refuse."""
+    command = [nvcc, f"--options-file={ROOT}/cuda/nvcc.options", f"-I{ROOT}", f"-gencode=arch=compute_{arch},code=sm_{arch}",
+               "-cubin", str(source), "-o", f"{folder}/{source.stem}.{arch}.cubin"]
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+
+
+def kernels_of(report: str) -> dict[str, tuple[int, int]]:
+    """Returns registers and spilled bytes of each kernel in a report of `ptxas -v`."""
+    found = {}
+    name, spilled = "", 0
+    for line in report.splitlines():
+        if match := re.search(r"Compiling entry function '(\S+)'", line):
+            name, spilled = match[1], 0
+        elif match := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            spilled = int(match[1]) + int(match[2])
+        elif (match := re.search(r"Used (\d+) registers", line)) and name:
+            found[name] = (int(match[1]), spilled)
+            name = ""
+    return found
+
+
+def readable(names: list[str]) -> list[str]:
+    """Returns the kernels' names as they are written, without their arguments."""
+    plain = subprocess.run(["c++filt"], input="\n".join(names), text=True, check=True, stdout=subprocess.PIPE).stdout.splitlines()
+    short = []
+    for name in plain:
+        name = re.sub(r"\(tuppence::WeightType\)", "", name).removeprefix("void ")
+        short.append(re.sub(r"tuppence::(cuda::)?", "", name[:name.rindex("(")]))
+    return short
+
+
+def measure(nvcc: str, architectures: list[str]) -> tuple[dict[str, int], list[str]]:
+    """Returns the most registers of each kernel over the architectures, and the complaints."""
+    sources = sorted((ROOT / "cuda").glob("*.cu"))
+    registers, complaints = {}, []
+    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        jobs = {pool.submit(compile_one, nvcc, source, arch, folder): (source, arch) for source in sources for arch in architectures}
+        for job in concurrent.futures.as_completed(jobs):
+            source, arch = jobs[job]
+            try:
+                found = kernels_of(job.result())
+            except subprocess.CalledProcessError as error:
+                complaints.append(f"{source.name} for sm_{arch}: nvcc refuses it:\n{error.output}")
+                continue
+            for name, (used, spilled) in zip(readable(list(found)), found.values()):
+                registers[name] = max(registers.get(name, 0), used)
+                if spilled > 0:
+                    complaints.append(f"{name} for sm_{arch} spills {spilled} bytes; make its tile smaller")
+    return registers, complaints
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", action="append", choices=ARCHITECTURES)
+    parser.add_argument("--record", action="store_true")
+    arguments = parser.parse_args()
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    if nvcc is None:
+        print("nvcc was not found: the kernels run emulated only")
+        return 0
+    registers, complaints = measure(nvcc, arguments.arch or list(ARCHITECTURES))
+    if arguments.record:
+        for complaint in complaints:
+            print(complaint)
+        if complaints:
+            return 1
+        LIMITS.write_text("".join(f"{used:4d} {name}\n" for name, used in sorted(registers.items())))
+        print(f"recorded {len(registers)} kernels in {LIMITS.relative_to(ROOT)}")
+        return 0
+    limits = {}
+    for line in LIMITS.read_text().splitlines():
+        limit, name = line.split(maxsplit=1)
+        limits[name] = int(limit)
+    for name, used in sorted(registers.items()):
+        if name not in limits:
+            complaints.append(f"{name} is not in {LIMITS.name}; run with --record")
+        elif used > limits[name]:
+            complaints.append(f"{name} uses {used} registers; {limits[name]} are recorded")
+    for name in sorted(set(limits) - set(registers)):
+        complaints.append(f"{name} is recorded and no longer there; run with --record")
+    for complaint in complaints:
+        print(complaint)
+    print(f"{len(registers)} kernels for sm_{', sm_'.join(arguments.arch or ARCHITECTURES)}: "
+          f"{'no spills, registers as recorded' if not complaints else f'{len(complaints)} complaints'}")
+    return 1 if complaints else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
