@@ -1,8 +1,9 @@
+#include "cuda/cuda_backend.h"
+
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "cuda/cuda_backend.h"
 #include "cuda/kernels.h"
 #include "cuda/sampling_batch.h"
 #include "model/check.h"

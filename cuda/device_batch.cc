@@ -1,8 +1,9 @@
+#include "cuda/device_batch.h"
+
 #include <algorithm>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "cuda/device_batch.h"
 
 namespace tuppence::TUPPENCE_DEVICE {
 

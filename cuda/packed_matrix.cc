@@ -1,8 +1,9 @@
+#include "cuda/packed_matrix.h"
+
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
-#include "cuda/packed_matrix.h"
 #include "model/check.h"
 
 namespace tuppence::TUPPENCE_DEVICE {

@@ -1,9 +1,10 @@
+#include "cuda/sampling_batch.h"
+
 #include <algorithm>
 #include <cstring>
 #include <new>
 
 #include "absl/strings/str_cat.h"
-#include "cuda/sampling_batch.h"
 #include "model/check.h"
 
 namespace tuppence::TUPPENCE_DEVICE {
