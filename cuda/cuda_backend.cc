@@ -30,13 +30,12 @@ class CudaBackend final : public Backend {
       : gpu_(std::move(gpu)), half_(half), partials_(partials), batch_(*gpu_), sampling_(*gpu_) {}
   ~CudaBackend() override { gpu_->Free(partials_); }
 
-  std::string name() const override { return "cuda"; }
+  std::string name() const override { return kBackendName; }
 
   // Tile multiplications round as the architecture does, so it is part of the id. The number rises
   // whenever the bits of any op change.
   std::string arithmetic_id() const override {
-    return absl::StrCat(gpu_->facts().name.rfind("emulated", 0) == 0 ? "emulated" : "cuda", "-sm",
-                        gpu_->arch(), "-", NameOf(half_), "-1");
+    return absl::StrCat(kBackendName, "-sm", gpu_->arch(), "-", NameOf(half_), "-1");
   }
 
   ActivationTypes activation_types() const override { return {DType::kF32, half_}; }

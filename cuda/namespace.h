@@ -7,3 +7,14 @@
 #else
 #define TUPPENCE_DEVICE cuda
 #endif
+
+namespace tuppence::TUPPENCE_DEVICE {
+
+// As the backend is called, and the start of its arithmetic id.
+#if defined(TUPPENCE_EMULATED)
+constexpr char kBackendName[] = "emulated";
+#else
+constexpr char kBackendName[] = "cuda";
+#endif
+
+}  // namespace tuppence::TUPPENCE_DEVICE

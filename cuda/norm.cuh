@@ -18,6 +18,15 @@ struct NormShared {
   float warp_sums[kNormThreads / kWarpLanes];
 };
 
+// Four values that are read and written at once: rows are multiples of four.
+struct alignas(16) Quadruple {
+  float v[4];
+};
+__device__ inline Quadruple& QuadrupleAt(float* at) { return *reinterpret_cast<Quadruple*>(at); }
+__device__ inline const Quadruple& QuadrupleAt(const float* at) {
+  return *reinterpret_cast<const Quadruple*>(at);
+}
+
 template <typename Half, bool kAdd>
 __global__ void __launch_bounds__(kNormThreads)
     NormKernel(float* x, const float* delta, const float* weight, float epsilon, int hidden,
@@ -26,11 +35,13 @@ __global__ void __launch_bounds__(kNormThreads)
   const int64_t row = static_cast<int64_t>(BlockX()) * hidden;
   float sum = 0;
   for (int i = Thread() * 4; i < hidden; i += kNormThreads * 4) {
-    for (int j = i; j < i + 4; ++j) {
-      float value = x[row + j];
-      if constexpr (kAdd) x[row + j] = value = value + delta[row + j];
-      sum = Fma(value, value, sum);
+    Quadruple value = QuadrupleAt(x + row + i);
+    if constexpr (kAdd) {
+      const Quadruple added = QuadrupleAt(delta + row + i);
+      for (int j = 0; j < 4; ++j) value.v[j] += added.v[j];
+      QuadrupleAt(x + row + i) = value;
     }
+    for (int j = 0; j < 4; ++j) sum = Fma(value.v[j], value.v[j], sum);
   }
   sum = WarpSum(sum);
   if (Lane() == 0) shared.warp_sums[Warp()] = sum;
@@ -39,7 +50,10 @@ __global__ void __launch_bounds__(kNormThreads)
   for (const float part : shared.warp_sums) sum += part;
   const float inverse = InverseRoot(sum / static_cast<float>(hidden) + epsilon);
   for (int i = Thread() * 4; i < hidden; i += kNormThreads * 4) {
-    for (int j = i; j < i + 4; ++j) out[row + j] = Narrow<Half>(x[row + j] * inverse * weight[j]);
+    const Quadruple value = QuadrupleAt(x + row + i), scale = QuadrupleAt(weight + i);
+    for (int j = 0; j < 4; ++j) {
+      out[row + i + j] = Narrow<Half>(value.v[j] * inverse * scale.v[j]);
+    }
   }
 }
 
