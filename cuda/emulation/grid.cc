@@ -77,6 +77,7 @@ struct Stack : boost::context::fixedsize_stack {
 
 class BlockRunner {
  public:
+  ~BlockRunner();
   void Run(const GridSpec& spec, const std::function<void()>& body);
   void Wait(State state);
   void Meet(const char* verb, void* part, void (*act)(const Parts&));
@@ -94,6 +95,7 @@ class BlockRunner {
   void StartFibre(int index);
   void SwitchTo(Fibre& to);
   void Arrived(fiber&& from);
+  fiber End();
   [[noreturn]] void ReportBarrier();
 
   const GridSpec* spec_ = nullptr;
@@ -105,6 +107,7 @@ class BlockRunner {
   Fibre scheduler_;
   Fibre* current_ = &scheduler_;
   Fibre* left_ = nullptr;  // whom the switch under way comes from
+  bool ending_ = false;
   uint64_t launches_ = 0;
   uint64_t seed_ = 0;
   std::mt19937_64 random_;
@@ -272,9 +275,27 @@ void BlockRunner::StartFibre(int index) {
           (*body_)();
           if (!thread->copies.empty()) Fail("the thread ends with copies that it never waited for");
           Wait(State::kDone);
+          if (ending_) return End();
         }
-        return fiber();
       });
+}
+
+// The fibres return: unwinding them would be an exception on each stack.
+BlockRunner::~BlockRunner() {
+  ending_ = true;
+  for (Thread& thread : threads_) {
+    if (thread.fibre.context) SwitchTo(thread.fibre);
+  }
+}
+
+// The last switch of a fibre: its stack is given back.
+fiber BlockRunner::End() {
+  left_ = current_;
+  current_ = &scheduler_;
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_start_switch_fiber(nullptr, scheduler_.stack, scheduler_.stack_bytes);
+#endif
+  return std::move(scheduler_.context);
 }
 
 // Returns when somebody switches back.
