@@ -104,7 +104,7 @@ if build cpu; then
   for name in model cuda_emulated ops golden scheduler service end_to_end; do
     gtest "build/cpu/tests/$name/${name}_test"
   done
-  script "$python" tests/cuda/emulated_service_test.py build/cpu
+  script "$python" tests/cuda_emulated/service_test.py build/cpu
   script build/cpu/bench/gpu_bench --emulated
   script "$python" tests/end_to_end/observability_test.py build/cpu
   script "$python" tests/model/tokenizer_differential.py --count 2000 build/cpu/tests/model/tokenizer_pipe

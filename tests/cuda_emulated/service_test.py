@@ -1,7 +1,7 @@
 """The whole service on the CUDA kernels, without a GPU: `tuppence_emulated` scores a text and answers a chat with the demo model,
 as sm_80 and as sm_75, and says what the CPU backend says.
 
-    python3 tests/cuda/emulated_service_test.py build/cpu
+    python3 tests/cuda_emulated/service_test.py build/cpu
 """
 import json
 import pathlib
