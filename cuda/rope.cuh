@@ -3,8 +3,9 @@
 // Formula   (a, b) of channels i and half + i becomes (a cos - b sin, b cos + a sin), each product
 //           rounded; then k and v are rounded to the page's type, or quantised as model/quantize
 //           says: scale = f16(amax / 127), code = clip(round(x / scale)), one group for each head.
-// Mapping   one warp for each token and head of q, k and v; a lane takes pairs lane, lane + 32, ...
-//           and of the channels that do not turn as many.
+// Mapping   one warp for each token and head of q, k and v; a lane takes channels lane, lane + 32,
+// ...
+//           and reads the other one of each pair beside its own.
 // Traffic   qkv once in, q and k once out, k and v once to the pages; bound by memory.
 #pragma once
 
@@ -14,7 +15,7 @@
 namespace tuppence::TUPPENCE_DEVICE {
 
 constexpr int kRopeWarps = 4;
-constexpr int kHeadDimMax = 256;
+constexpr int kHeadDimMax = 128;
 constexpr int kLaneValues = kHeadDimMax / kWarpLanes;
 
 // The sine and cosine of the f32 angle, taken in double: within one rounding for any position.
@@ -48,40 +49,46 @@ struct RopeArgs {
   int block_tokens = 0;
 };
 
-// A lane's share of one head: values[n] stands for channel channels[n].
+// A lane's share of one head: channels lane, lane + 32, ... Unrolled, so that it stays in
+// registers.
 struct LaneHead {
   float values[kLaneValues];
-  int channels[kLaneValues];
-  int count = 0;
 };
+__device__ inline int ChannelOf(int n) { return Lane() + n * kWarpLanes; }
 
-__device__ inline void LoadTurned(const float* head, const float* angles, const RopeArgs& args,
-                                  bool turn, LaneHead& mine) {
-  const int half = turn ? args.half : 0;
-  for (int i = Lane(); i < half; i += kWarpLanes) {
-    const float a = head[i], b = head[half + i];
-    const float cosine = angles[i], sine = angles[half + i];
-    mine.values[mine.count] = a * cosine - b * sine;
-    mine.channels[mine.count++] = i;
-    mine.values[mine.count] = b * cosine + a * sine;
-    mine.channels[mine.count++] = half + i;
+__device__ inline LaneHead LoadTurned(const float* head, const float* angles, const RopeArgs& args,
+                                      bool turn) {
+  LaneHead mine;
+  TUPPENCE_UNROLL
+  for (int n = 0; n < kLaneValues; ++n) {
+    const int channel = ChannelOf(n), half = args.half;
+    mine.values[n] = channel < args.head_dim ? head[channel] : 0.0f;
+    if (!turn || channel >= 2 * half) continue;
+    const bool first = channel < half;
+    const float other = head[first ? channel + half : channel - half];
+    const float cosine = angles[first ? channel : channel - half];
+    const float sine = angles[first ? channel + half : channel];
+    const float turned = other * sine;
+    mine.values[n] = first ? mine.values[n] * cosine - turned : mine.values[n] * cosine + turned;
   }
-  for (int i = 2 * half + Lane(); i < args.head_dim; i += kWarpLanes) {
-    mine.values[mine.count] = head[i];
-    mine.channels[mine.count++] = i;
-  }
+  return mine;
 }
 
 template <typename Half>
-__device__ inline void StoreHead(const LaneHead& mine, Half* page, uint16_t*) {
-  for (int n = 0; n < mine.count; ++n) page[mine.channels[n]] = Narrow<Half>(mine.values[n]);
+__device__ inline void StoreHead(const LaneHead& mine, int head_dim, Half* page, uint16_t*) {
+  TUPPENCE_UNROLL
+  for (int n = 0; n < kLaneValues; ++n) {
+    if (ChannelOf(n) < head_dim) page[ChannelOf(n)] = Narrow<Half>(mine.values[n]);
+  }
 }
 
 // A head with a NaN or infinity gets the scale NaN, so that it shows in the result.
-__device__ inline void StoreHead(const LaneHead& mine, int8_t* page, uint16_t* scale) {
+__device__ inline void StoreHead(const LaneHead& mine, int head_dim, int8_t* page,
+                                 uint16_t* scale) {
   constexpr uint32_t kInfinityBits = 0x7f800000u;
   uint32_t most = 0;
-  for (int n = 0; n < mine.count; ++n) {
+  TUPPENCE_UNROLL
+  for (int n = 0; n < kLaneValues; ++n) {
     const uint32_t bits = BitsOf(mine.values[n]) & 0x7fffffffu;
     most = bits > most ? bits : most;
   }
@@ -91,7 +98,8 @@ __device__ inline void StoreHead(const LaneHead& mine, int8_t* page, uint16_t* s
   const F16 rounded = finite ? Narrow<F16>(ratio < 65504.0f ? ratio : 65504.0f) : F16{0x7e00};
   const float step = Widen(rounded);
   if (Lane() == 0) *scale = rounded.bits;
-  for (int n = 0; n < mine.count; ++n) {
+  TUPPENCE_UNROLL
+  for (int n = 0; n < kLaneValues; ++n) {
     float code = 0;
     if (step > 0) {
       constexpr float kRound = 12582912.0f;  // 1.5 * 2^23 leaves no bits for a fraction
@@ -99,7 +107,7 @@ __device__ inline void StoreHead(const LaneHead& mine, int8_t* page, uint16_t* s
       const float clipped = quotient < -127.0f ? -127.0f : quotient > 127.0f ? 127.0f : quotient;
       code = (clipped + kRound) - kRound;
     }
-    page[mine.channels[n]] = static_cast<int8_t>(code);
+    if (ChannelOf(n) < head_dim) page[ChannelOf(n)] = static_cast<int8_t>(code);
   }
 }
 
@@ -110,12 +118,10 @@ __global__ void __launch_bounds__(kRopeWarps* kWarpLanes) RopeStoreKernel(RopeAr
   if (head >= heads) return;
   float* const row = args.qkv + (static_cast<int64_t>(token) * heads + head) * args.head_dim;
   const bool is_value = head >= args.heads + args.kv_heads;
-  LaneHead mine;
-  LoadTurned(row, args.angles + static_cast<int64_t>(token) * 2 * args.half, args, !is_value, mine);
-  WarpBarrier();
-  if (!is_value) {
-    for (int n = 0; n < mine.count; ++n) row[mine.channels[n]] = mine.values[n];
-  }
+  const LaneHead mine =
+      LoadTurned(row, args.angles + static_cast<int64_t>(token) * 2 * args.half, args, !is_value);
+  WarpBarrier();  // all lanes have read what some now write
+  if (!is_value) StoreHead(mine, args.head_dim, row, nullptr);
   if (head < args.heads) return;
   const int kv_head = (head - args.heads) % args.kv_heads;
   const int slot = args.slots[token];
@@ -125,7 +131,7 @@ __global__ void __launch_bounds__(kRopeWarps* kWarpLanes) RopeStoreKernel(RopeAr
       slot % args.block_tokens;
   Kv* const pages = static_cast<Kv*>(is_value ? args.values : args.keys);
   uint16_t* const scales = is_value ? args.value_scales : args.key_scales;
-  StoreHead(mine, pages + page_row * args.head_dim, scales + page_row);
+  StoreHead(mine, args.head_dim, pages + page_row * args.head_dim, scales + page_row);
 }
 
 // Some whole blocks, by value: no list needs to travel first.

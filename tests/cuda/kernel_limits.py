@@ -6,7 +6,8 @@
     tests/cuda/kernel_limits.py --record              writes what was found to cuda/kernel_limits.txt
 
 cuda/kernel_limits.txt has a line for each kernel: the most registers that any architecture may use. More, or a kernel that is not
-recorded, is a failure; so is a spill in any kernel. Shared memory is checked where it is used (Shared<T>() in cuda/device.h).
+recorded, is a failure; so is a spill, or an array that lands in local memory, in any kernel but the cold. Shared memory is checked
+where it is used (Shared<T>() in cuda/device.h).
 """
 
 import argparse
@@ -20,6 +21,8 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LIMITS = ROOT / "cuda" / "kernel_limits.txt"
+# Sines and cosines of large angles, in double, once a step for all layers.
+COLD = ("RopeAnglesKernel",)
 ARCHITECTURES = ("75", "80", "86", "89", "90")
 
 
@@ -31,16 +34,16 @@ def compile_one(nvcc: str, source: pathlib.Path, arch: str, folder: str) -> str:
 
 
 def kernels_of(report: str) -> dict[str, tuple[int, int]]:
-    """Returns registers and spilled bytes of each kernel in a report of `ptxas -v`."""
+    """Returns registers and bytes of local memory of each kernel in a report of `ptxas -v`."""
     found = {}
-    name, spilled = "", 0
+    name, local = "", 0
     for line in report.splitlines():
         if match := re.search(r"Compiling entry function '(\S+)'", line):
-            name, spilled = match[1], 0
-        elif match := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
-            spilled = int(match[1]) + int(match[2])
+            name, local = match[1], 0
+        elif match := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", line):
+            local = max(local, int(match[1]) + int(match[2]))
         elif (match := re.search(r"Used (\d+) registers", line)) and name:
-            found[name] = (int(match[1]), spilled)
+            found[name] = (int(match[1]), local)
             name = ""
     return found
 
@@ -68,10 +71,10 @@ def measure(nvcc: str, architectures: list[str]) -> tuple[dict[str, int], list[s
             except subprocess.CalledProcessError as error:
                 complaints.append(f"{source.name} for sm_{arch}: nvcc refuses it:\n{error.output}")
                 continue
-            for name, (used, spilled) in zip(readable(list(found)), found.values()):
+            for name, (used, local) in zip(readable(list(found)), found.values()):
                 registers[name] = max(registers.get(name, 0), used)
-                if spilled > 0:
-                    complaints.append(f"{name} for sm_{arch} spills {spilled} bytes; make its tile smaller")
+                if local > 0 and name not in COLD:
+                    complaints.append(f"{name} for sm_{arch} keeps {local} bytes in local memory; make its tile smaller")
     return registers, complaints
 
 
@@ -107,7 +110,7 @@ def main() -> int:
     for complaint in complaints:
         print(complaint)
     print(f"{len(registers)} kernels for sm_{', sm_'.join(arguments.arch or ARCHITECTURES)}: "
-          f"{'no spills, registers as recorded' if not complaints else f'{len(complaints)} complaints'}")
+          f"{'nothing in local memory, registers as recorded' if not complaints else f'{len(complaints)} complaints'}")
     return 1 if complaints else 0
 
 
