@@ -96,14 +96,15 @@ class Machine {
                        .parameters = config.parameters(),
                        .attention_cols = int64_t{config.layers} * config.attention_cols(),
                        .kv_bytes_per_token = layout.bytes_per_token()}));
-    fit_->Calibrate(
+    start_up_ =
         OrDie(MeasureWarmUp({.tokens_max = kTokensMax,
                              .sequences_max = 64,
                              .context_tokens = kPositionMax,
                              .block_tokens = kBlockTokens,
                              .blocks = kBlocks,
                              .budget_ns = static_cast<int64_t>(options.warm_up_seconds * 1e9)},
-                            clock_, executor_.get())));
+                            clock_, executor_.get()));
+    fit_->Calibrate(start_up_);
   }
 
   // Nanoseconds of one run.
@@ -113,6 +114,7 @@ class Machine {
     return static_cast<double>(clock_.NowNs() - start_ns);
   }
   StepCostFit& fit() { return *fit_; }
+  const std::vector<MeasuredStep>& start_up() const { return start_up_; }
 
  private:
   SteadyClock clock_;
@@ -123,6 +125,7 @@ class Machine {
   std::vector<uint64_t> mapped_;
   std::unique_ptr<Phi3Executor> executor_;
   std::unique_ptr<StepCostFit> fit_;
+  std::vector<MeasuredStep> start_up_;
 };
 
 // Two to four requests: decodes and chunks at random places.
@@ -233,6 +236,13 @@ Deviations DeviationsOf(const StepCostCoefficients& coefficients,
 
 void Run(const Options& options) {
   Machine machine(options);
+  const StepCostModel first(machine.fit().coefficients(), 0);
+  for (const MeasuredStep& step : machine.start_up()) {
+    std::printf("start-up: %4lld tokens on %6lld keys, %9.3f ms, modelled %9.3f ms\n",
+                static_cast<long long>(step.work.tokens),
+                static_cast<long long>(step.work.kv_read_tokens), step.measured_ns / 1e6,
+                first.StepNs(step.work) / 1e6);
+  }
   std::mt19937_64 random(options.seed);
   // Traffic before, from which the fit learns as it does in service; its last half judges it.
   RecentErrors errors;

@@ -1,5 +1,6 @@
 #include "scheduler/admission.h"
 
+#include <atomic>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -20,8 +21,20 @@ struct AdmissionHold::Books {
   mutable Mutex mutex;
   Held all ABSL_GUARDED_BY(mutex);
   absl::flat_hash_map<std::string, Held> tenants ABSL_GUARDED_BY(mutex);
-  int64_t refused_global ABSL_GUARDED_BY(mutex) = 0;
-  int64_t refused_tenant ABSL_GUARDED_BY(mutex) = 0;
+
+  // Copies for snapshot(), set under the mutex and read without it.
+  struct Shown {
+    std::atomic<int64_t> requests = 0;
+    std::atomic<int64_t> prompt_tokens = 0;
+    std::atomic<int64_t> tenants = 0;
+    std::atomic<int64_t> refused_global = 0;
+    std::atomic<int64_t> refused_tenant = 0;
+  } shown;
+  void Show() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    shown.requests.store(all.requests, std::memory_order_relaxed);
+    shown.prompt_tokens.store(all.prompt_tokens, std::memory_order_relaxed);
+    shown.tenants.store(static_cast<int64_t>(tenants.size()), std::memory_order_relaxed);
+  }
 };
 
 namespace {
@@ -69,6 +82,7 @@ AdmissionHold::~AdmissionHold() {
   tenant->second.requests -= 1;
   tenant->second.prompt_tokens -= prompt_tokens_;
   if (tenant->second.requests == 0) books_->tenants.erase(tenant);
+  books_->Show();
 }
 
 void AdmissionHold::Shrink(int64_t prompt_tokens) {
@@ -78,6 +92,7 @@ void AdmissionHold::Shrink(int64_t prompt_tokens) {
   books_->all.prompt_tokens -= excess;
   books_->tenants.at(tenant_).prompt_tokens -= excess;
   prompt_tokens_ = prompt_tokens;
+  books_->Show();
 }
 
 AdmissionControl::AdmissionControl(const AdmissionLimits& limits)
@@ -93,7 +108,7 @@ absl::StatusOr<std::shared_ptr<AdmissionHold>> AdmissionControl::Reserve(
   // The tenant's own cap first: a caller over its share should hear of that, not of the server's.
   if (!Fits(own, prompt_tokens_bound, limits.tenant_requests_max,
             limits.tenant_prompt_tokens_max)) {
-    ++books_->refused_tenant;
+    books_->shown.refused_tenant.fetch_add(1, std::memory_order_relaxed);
     Refusal refusal = MakeRefusal(reason::kTenantQueueFull, own, limits.tenant_requests_max,
                                   limits.tenant_prompt_tokens_max, limits.retry_after_ms);
     refusal.tenant = tenant;
@@ -106,7 +121,7 @@ absl::StatusOr<std::shared_ptr<AdmissionHold>> AdmissionControl::Reserve(
         refusal);
   }
   if (!Fits(books_->all, prompt_tokens_bound, limits.requests_max, limits.prompt_tokens_max)) {
-    ++books_->refused_global;
+    books_->shown.refused_global.fetch_add(1, std::memory_order_relaxed);
     return RefusalStatus(
         absl::StatusCode::kUnavailable,
         absl::StrCat("the server's queue is full: ",
@@ -120,18 +135,17 @@ absl::StatusOr<std::shared_ptr<AdmissionHold>> AdmissionControl::Reserve(
     held->requests += 1;
     held->prompt_tokens += prompt_tokens_bound;
   }
+  books_->Show();
   return std::shared_ptr<AdmissionHold>(new AdmissionHold(books_, tenant, prompt_tokens_bound));
 }
 
 AdmissionSnapshot AdmissionControl::snapshot() const {
-  MutexLock lock(&books_->mutex);
-  AdmissionSnapshot snapshot;
-  snapshot.requests = books_->all.requests;
-  snapshot.prompt_tokens = books_->all.prompt_tokens;
-  snapshot.tenants = static_cast<int64_t>(books_->tenants.size());
-  snapshot.refused_global = books_->refused_global;
-  snapshot.refused_tenant = books_->refused_tenant;
-  return snapshot;
+  const AdmissionHold::Books::Shown& shown = books_->shown;
+  return {.requests = shown.requests.load(std::memory_order_relaxed),
+          .prompt_tokens = shown.prompt_tokens.load(std::memory_order_relaxed),
+          .tenants = shown.tenants.load(std::memory_order_relaxed),
+          .refused_global = shown.refused_global.load(std::memory_order_relaxed),
+          .refused_tenant = shown.refused_tenant.load(std::memory_order_relaxed)};
 }
 
 }  // namespace tuppence

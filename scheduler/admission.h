@@ -65,7 +65,9 @@ class AdmissionControl {
   absl::StatusOr<std::shared_ptr<AdmissionHold>> Reserve(const std::string& tenant,
                                                          int64_t prompt_tokens_bound);
 
+  // Takes no lock: callers and the engine never wait for whoever watches.
   AdmissionSnapshot snapshot() const;
+  const AdmissionLimits& limits() const { return limits_; }
 
  private:
   AdmissionLimits limits_;

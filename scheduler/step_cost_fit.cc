@@ -12,8 +12,9 @@ namespace {
 constexpr int kWeights = 1;  // W among the unknowns; h is 0
 constexpr double kForget = 1.0 / 256;
 constexpr int32_t kStepsPerFit = 16;
-// A measured step is good to about 5 %, the prior to about 30 %: so much of a step is it worth.
-constexpr double kPriorWeight = 0.03;
+// A measured step is good to about 5 %, the prior to about half of itself: so much of a step is it
+// worth.
+constexpr double kPriorWeight = 0.01;
 // Beyond this relative error a step counts by its distance and not its square: one that waited for
 // another process must not move the fit.
 constexpr double kErrorUsual = 0.3;
@@ -36,9 +37,9 @@ StepCostFit::StepCostFit(const StepCostCoefficients& prior) { SetPrior(prior); }
 
 void StepCostFit::SetPrior(const StepCostCoefficients& prior) {
   coefficients_ = prior;
-  // Launching is the least known, and small beside W: what W is wrong by must be able to show
-  // there.
-  const double launch_scale_ns = std::max(prior.launch_ns, prior.weights_ns / 10);
+  // Launching is the least known: what W is wrong by must be able to show there. (Where kernels
+  // slow down row by row from the first row on, as int8 on two cores does, most of it is h.)
+  const double launch_scale_ns = std::max(prior.launch_ns, prior.weights_ns / 2);
   scale_ = {launch_scale_ns, prior.weights_ns, prior.token_ns, prior.attention_ns,
             prior.kv_read_ns};
   prior_.fill(1);
@@ -110,7 +111,8 @@ void StepCostFit::AddTo(const StepWork& work, double measured_ns, double keep) {
   const double tokens = static_cast<double>(work.tokens);
   const double query_keys = static_cast<double>(work.query_keys);
   const double kv_tokens = static_cast<double>(work.kv_read_tokens);
-  Vector row = above ? Vector{1, 0, tokens, query_keys, 0} : Vector{1, 1, 0, 0, kv_tokens};
+  Vector row =
+      above ? Vector{1, 0, tokens, query_keys, kv_tokens} : Vector{1, 1, 0, query_keys, kv_tokens};
   double modelled = 0;
   for (int k = 0; k < kUnknowns; ++k) {
     row[k] *= scale_[k] / measured_ns;

@@ -2,7 +2,6 @@
 
 #include <array>
 #include <bit>
-#include <cmath>
 
 #include "model/check.h"
 
@@ -73,33 +72,24 @@ double StepCostModel::Divide(std::span<const StepWork> works, std::span<StepShar
       (coefficients_.launch_ns + coefficients_.weights_ns) / static_cast<double>(works.size());
   differences_.resize(works.size());
   StepWork all;
-  StepWork positive;
   for (size_t i = 0; i < works.size(); ++i) {
-    const double kv_ns = KvNs(works[i]);
-    const double difference = ArithmeticNs(works[i]) - kv_ns;
-    differences_[i] = difference;
-    shares[i] = {.shared_ns = shared_ns, .own_ns = kv_ns};
+    differences_[i] = MatmulNs(works[i]);
+    shares[i] = {.shared_ns = shared_ns, .own_ns = AttentionNs(works[i])};
     all.Add(works[i]);
-    if (difference > 0) positive.Add(works[i]);
   }
-  // Only if even those with more arithmetic than reading stay below W can no subset rise above it.
-  const bool no_psi = ArithmeticNs(positive) - KvNs(positive) <= coefficients_.weights_ns;
-  if (!no_psi) AddPsi(ArithmeticNs(all) - KvNs(all), shares);
+  // No d is negative: if all together stay below W, so does every subset, and psi is 0.
+  if (ArithmeticBound(all)) AddPsi(MatmulNs(all), shares);
   return StepNs(all);
 }
 
-// Players by falling |d| at the front of largest_; of equals, positive d first. Equal players are
-// then interchangeable whichever of them stands there.
+// Players by falling d at the front of largest_. Equal players are interchangeable, whichever of
+// them stands there.
 void StepCostModel::FindLargest() {
   largest_.resize(differences_.size());
   for (size_t i = 0; i < largest_.size(); ++i) largest_[i] = static_cast<int32_t>(i);
-  const auto larger = [this](int32_t a, int32_t b) {
-    const double size_a = std::abs(differences_[a]);
-    const double size_b = std::abs(differences_[b]);
-    return size_a != size_b ? size_a > size_b : differences_[a] > differences_[b];
-  };
   const size_t count = std::min(kEnumerated + 1, largest_.size());
-  std::partial_sort(largest_.begin(), largest_.begin() + count, largest_.end(), larger);
+  std::partial_sort(largest_.begin(), largest_.begin() + count, largest_.end(),
+                    [this](int32_t a, int32_t b) { return differences_[a] > differences_[b]; });
   largest_.resize(count);
 }
 
@@ -111,8 +101,8 @@ void StepCostModel::AddPsi(double total_d, std::span<StepShare> shares) {
   const size_t count = std::min(kEnumerated, largest_.size());
   for (size_t k = 0; k < count; ++k) enumerated[k] = differences_[largest_[k]];
   if (largest_.size() > kEnumerated) {
-    IntegratePsi({enumerated.data(), count}, total_d, std::abs(differences_[largest_.back()]),
-                 differences_, psi_);
+    IntegratePsi({enumerated.data(), count}, total_d, differences_[largest_.back()], differences_,
+                 psi_);
   }
   // For those four the fifth takes their place.
   for (size_t own = 0; own < count; ++own) {
@@ -122,13 +112,12 @@ void StepCostModel::AddPsi(double total_d, std::span<StepShare> shares) {
     }
     const int32_t player = largest_[own];
     psi_[player] = 0;
-    IntegratePsi({enumerated.data(), others}, total_d, std::abs(differences_[player]),
+    IntegratePsi({enumerated.data(), others}, total_d, differences_[player],
                  {&differences_[player], 1}, {&psi_[player], 1});
   }
   for (size_t i = 0; i < shares.size(); ++i) {
     // Each marginal value lies between 0 and d: rounding must not leave that range.
-    const double d = differences_[i];
-    shares[i].own_ns += std::clamp(psi_[i], std::min(0.0, d), std::max(0.0, d));
+    shares[i].own_ns += std::clamp(psi_[i], 0.0, differences_[i]);
   }
 }
 
@@ -137,7 +126,7 @@ void StepCostModel::AddPsi(double total_d, std::span<StepShare> shares) {
 // multilinear extension, Owen 1972, with the many small players as a continuum).
 //   enumerated  d of up to four players, i not among them
 //   total_d     D of all players
-//   spread      no player i asked for has a larger |d|; others may stand in `differences`, whose
+//   spread      no player i asked for has a larger d; others may stand in `differences`, whose
 //               psi then means nothing
 void StepCostModel::IntegratePsi(std::span<const double> enumerated, double total_d, double spread,
                                  std::span<const double> differences, std::span<double> psi) const {

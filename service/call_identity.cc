@@ -44,6 +44,23 @@ std::string MakeRequestId() {
                       absl::Hex(count.fetch_add(1) + 1, absl::kZeroPad16));
 }
 
+bool IsTraceparent(std::string_view value) {
+  constexpr std::string_view kShape = "00-00000000000000000000000000000000-0000000000000000-00";
+  constexpr std::string_view kHex = "0123456789abcdef";
+  if (value.size() < kShape.size()) return false;
+  for (size_t i = 0; i < kShape.size(); ++i) {
+    const bool fits = kShape[i] == '-' ? value[i] == '-' : kHex.find(value[i]) != kHex.npos;
+    if (!fits) return false;
+  }
+  const std::string_view version = value.substr(0, 2);
+  if (version == "ff") return false;
+  if (value.size() > kShape.size() && (version == "00" || value[kShape.size()] != '-')) {
+    return false;
+  }
+  return value.substr(3, 32).find_first_not_of('0') != value.npos &&
+         value.substr(36, 16).find_first_not_of('0') != value.npos;
+}
+
 absl::Status ReadIdentity(const MetadataValue& caller_request_id, const std::string& tenant_header,
                           const MetadataValue& tenant, CallIdentity* identity) {
   if (identity->request_id.empty()) identity->request_id = MakeRequestId();

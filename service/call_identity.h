@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 
@@ -10,12 +11,14 @@ namespace tuppence {
 
 inline constexpr char kRequestIdKey[] = "tuppence-request-id";
 inline constexpr char kCallerRequestIdKey[] = "x-request-id";
+inline constexpr char kTraceparentKey[] = "traceparent";
 inline constexpr char kUnknownTenant[] = "unknown";
 
 struct CallIdentity {
   std::string request_id;         // made here, unique; set even where reading fails
   std::string caller_request_id;  // "" where the caller sent none
   std::string tenant = kUnknownTenant;
+  std::string traceparent;  // W3C Trace Context, "" where none came or it was malformed
 };
 
 // One value of a metadata key, or how often it came where that is not once.
@@ -31,5 +34,9 @@ std::string MakeRequestId();
 // INVALID_ARGUMENT where either came twice or is not 1 to 128 printable ASCII characters.
 absl::Status ReadIdentity(const MetadataValue& caller_request_id, const std::string& tenant_header,
                           const MetadataValue& tenant, CallIdentity* identity);
+
+// Whether it is a traceparent as W3C Trace Context defines it: version 00 exactly, later ones by
+// what they share with it. One that is not is left out, as the standard asks, and no error.
+bool IsTraceparent(std::string_view value);
 
 }  // namespace tuppence

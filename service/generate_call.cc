@@ -73,6 +73,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   int64_t writing_since_ns() const override { return writing_since_ns_.load(); }
   void CutOff() override { context_->TryCancel(); }
+  int64_t completion_tokens() const override { return completion_tokens_.load(); }
 
  private:
   absl::Status Accept(const grpc::ByteBuffer& bytes);
@@ -102,6 +103,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   // Whoever set it owns the members below, until the write is done.
   bool busy_ ABSL_GUARDED_BY(mutex_) = false;
   std::atomic<int64_t> writing_since_ns_ = 0;
+  std::atomic<int64_t> completion_tokens_ = 0;  // taken from the stream
   StreamDelta delta_;
   v1::GenerateResponse response_;
   grpc::ByteBuffer bytes_;  // gRPC reads it until the write is done
@@ -195,6 +197,11 @@ absl::Status GenerateCall::Submit(Prompt prompt, SamplingParams sampling,
   request.sampling = std::move(sampling);
   request.stream = stream_;
   request.hold = *std::move(hold);
+  parts_.calls->Describe(this, {.request_id = identity_.request_id,
+                                .tenant = identity_.tenant,
+                                .received_ns = received_ns_,
+                                .prompt_tokens = prompt_tokens,
+                                .max_tokens = request.sampling.max_tokens});
   stream_->SetReader(this);
   absl::Status submitted = parts_.engine->Submit(std::move(request));
   // From here on other threads may be in Pump; only this status is still ours.
@@ -209,6 +216,9 @@ void GenerateCall::Pump() {
       absl::MutexLock lock(&mutex_);
       if (busy_ || !stream_->Take(&delta_)) return;
       busy_ = true;
+    }
+    for (const ChoiceDelta& choice : delta_.choices) {
+      completion_tokens_.fetch_add(static_cast<int64_t>(choice.token_ids.size()));
     }
     if (delta_.end.has_value()) {
       end_ = std::move(delta_.end);
@@ -249,6 +259,7 @@ void GenerateCall::Write() {
   SerialiseMessage(response_, &bytes_);
   status_ = std::move(status);
   AddTrailers(identity_, status_, context_);
+  AddLoadReport(end_->cost, context_);
   writing_since_ns_.store(parts_.clock->NowNs());
   StartWriteAndFinish(&bytes_, grpc::WriteOptions(), ToGrpcStatus(status_, identity_.request_id));
 }
@@ -298,10 +309,7 @@ void GenerateCall::OnDone() {
   parts_.calls->Remove(this);
   if (stream_ != nullptr) stream_->SetReader(nullptr);
   parts_.counters->CountEnded(Method::kGenerate, static_cast<int>(status_.code()));
-  if (end_.has_value()) {
-    parts_.counters->machine_ns.fetch_add(end_->cost.machine_ns);
-    if (end_->cost.has_rate) parts_.counters->cost_nanousd.fetch_add(end_->cost.cost_nanousd);
-  }
+  if (!end_.has_value()) parts_.counters->CountRefused(status_);
   parts_.log->Write({.method = "Generate",
                      .identity = &identity_,
                      .status = &status_,

@@ -8,6 +8,7 @@
 #include "service/options.h"
 #include "service/score_command.h"
 #include "service/serve.h"
+#include "service/status_command.h"
 #include "service/version.h"
 
 namespace tuppence {
@@ -21,6 +22,7 @@ int Main(int argc, char** argv) {
   CLI::App* serve = AddServeCommand(app, &exit_code);
   AddChatCommand(app, &exit_code);
   AddScoreCommand(app, &exit_code);
+  AddStatusCommand(app, &exit_code);
   app.add_subcommand("version", "Print the version")->callback([] {
     std::printf("tuppence %s\n", kVersion);
   });

@@ -1,182 +1,203 @@
 #include "service/metrics.h"
 
-#include <prometheus/metric_family.h>
-#include <prometheus/text_serializer.h>
-
-#include <functional>
-#include <sstream>
-#include <utility>
-#include <vector>
+#include <cstdlib>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "model/check.h"
 #include "scheduler/admission.h"
+#include "scheduler/clock.h"
 #include "scheduler/engine.h"
 #include "service/served_model.h"
 #include "service/service_counters.h"
+#include "service/store_state.h"
 #include "service/version.h"
 
 namespace tuppence {
 namespace {
 
-using prometheus::ClientMetric;
-using prometheus::MetricFamily;
-using prometheus::MetricType;
+constexpr double kSeconds = 1e-9;  // of a nanosecond
 
-constexpr double kSecondsPerNs = 1e-9;
-constexpr double kUsdPerNanousd = 1e-9;
-
-struct Reading {
-  const ServiceParts& parts;
-  EngineSnapshot engine;
-  AdmissionSnapshot admission;
-};
-
-struct Sample {
-  std::vector<ClientMetric::Label> labels;
-  double value = 0;
-};
-
-struct Metric {
-  const char* name;
-  MetricType type;
-  const char* help;
-  std::function<std::vector<Sample>(const Reading&)> read;
-};
-
-template <typename Value>
-std::function<std::vector<Sample>(const Reading&)> One(Value value) {
-  return [value](const Reading& reading) {
-    return std::vector<Sample>{{{}, static_cast<double>(value(reading))}};
-  };
+void AddProcess(const ServiceParts& parts, const EngineSnapshot& engine, MetricPage* page) {
+  const ServedModel& model = *parts.model;
+  page->Add(MetricId::kBuildInfo, 1,
+            {kVersion, model.backend, model.kernels.substr(0, model.kernels.find(':')),
+             model.arithmetic_id, model.weight_type, model.kv_type});
+  page->Add(MetricId::kModelMemory, static_cast<double>(model.weight_bytes), {"weights"});
+  page->Add(MetricId::kModelMemory, static_cast<double>(model.kv_bytes), {"kv_cache"});
+  page->Add(MetricId::kEngineFailed, engine.failed);
+  page->Add(MetricId::kDraining, engine.draining);
+  page->Add(MetricId::kEngineSilent, kSeconds * (parts.clock->NowNs() - engine.last_progress_ns));
 }
 
-std::vector<Sample> BuildInfo(const Reading& reading) {
-  const ServedModel& model = *reading.parts.model;
-  return {{{{"version", kVersion},
-            {"model_name", model.name},
-            {"weight_type", model.weight_type},
-            {"kv_type", model.kv_type},
-            {"backend", model.backend},
-            {"arithmetic_id", model.arithmetic_id}},
-           1}};
-}
-
-std::vector<Sample> MachineSeconds(const Reading& reading) {
-  const AccountTotals& accounts = reading.engine.accounts;
-  const auto sample = [](const char* account, int64_t ns) {
-    return Sample{{{"account", account}}, kSecondsPerNs * ns};
-  };
-  return {sample("startup", accounts.startup_ns), sample("idle", accounts.idle_ns),
-          sample("request", accounts.request_ns), sample("overhead", accounts.overhead_ns),
-          sample("drain", accounts.drain_ns)};
-}
-
-std::vector<Sample> CallsEnded(const Reading& reading) {
-  std::vector<Sample> samples;
+void AddDoor(const ServiceParts& parts, MetricPage* page) {
+  const AdmissionSnapshot admission = parts.admission->snapshot();
+  const AdmissionLimits& limits = parts.admission->limits();
+  page->Add(MetricId::kRequestsHeld, admission.requests);
+  page->Add(MetricId::kRequestsHeldLimit, limits.requests_max);
+  page->Add(MetricId::kPromptTokensHeld, admission.prompt_tokens);
+  page->Add(MetricId::kPromptTokensHeldLimit, limits.prompt_tokens_max);
+  page->Add(MetricId::kAdmissionRefused, admission.refused_global, {"global"});
+  page->Add(MetricId::kAdmissionRefused, admission.refused_tenant, {"tenant"});
+  page->Add(MetricId::kVllmAdmissionRejections,
+            admission.refused_global + admission.refused_tenant);
+  for (const auto& [reason, count] : parts.counters->refused()) {
+    page->Add(MetricId::kRefusals, count, {reason});
+  }
   for (int method = 0; method < kMethods; ++method) {
     for (int code = 0; code < kCodes; ++code) {
-      const int64_t count = reading.parts.counters->ended(static_cast<Method>(method), code);
+      const int64_t count = parts.counters->ended(static_cast<Method>(method), code);
       if (count == 0 && code != 0) continue;  // outcomes appear once they have occurred
-      samples.push_back(
-          {{{"method", kMethodNames[method]},
-            {"outcome", absl::StatusCodeToString(static_cast<absl::StatusCode>(code))}},
-           static_cast<double>(count)});
+      page->Add(
+          MetricId::kCallsEnded, count,
+          {kMethodNames[method], absl::StatusCodeToString(static_cast<absl::StatusCode>(code))});
     }
   }
-  return samples;
+  page->Add(MetricId::kStalledCalls, parts.counters->stalled_calls.load());
 }
 
-std::vector<Sample> Refused(const Reading& reading) {
-  return {{{{"scope", "global"}}, static_cast<double>(reading.admission.refused_global)},
-          {{{"scope", "tenant"}}, static_cast<double>(reading.admission.refused_tenant)}};
+void AddEngine(const EngineSnapshot& engine, MetricPage* page) {
+  page->Add(MetricId::kRequestsRunning, engine.running);
+  page->Add(MetricId::kRequestsWaiting, engine.waiting);
+  page->Add(MetricId::kSequencesRunning, engine.sequences_running);
+  page->Add(MetricId::kTokens, engine.prefill_tokens, {"prefill"});
+  page->Add(MetricId::kTokens, engine.decode_tokens, {"decode"});
+  page->Add(MetricId::kTokens, engine.recomputed_tokens, {"recomputed"});
+  page->Add(MetricId::kCompletionTokens, engine.completion_tokens);
+  page->Add(MetricId::kSteps, engine.steps);
+  page->Add(MetricId::kStepLastSeconds, kSeconds * engine.step_ns_last);
+  page->Add(MetricId::kStepLongestSeconds, kSeconds * engine.step_ns_max);
+  page->Add(MetricId::kRowsNotFinite, engine.rows_not_finite);
+  page->Add(MetricId::kKvBlocksUsed, engine.blocks_used);
+  page->Add(MetricId::kKvBlocksFree, engine.blocks_total - engine.blocks_used);
+  page->Add(MetricId::kPreemptions, engine.preemptions);
+  page->Add(MetricId::kStepModelError, engine.step_model_error_p50, {"50"});
+  page->Add(MetricId::kStepModelError, engine.step_model_error_p95, {"95"});
+  page->Add(MetricId::kRecordsWaiting, engine.records_waiting);
+  page->Add(MetricId::kRecordsFull, engine.records_full);
 }
 
-std::vector<Sample> Tokens(const Reading& reading) {
-  return {{{{"phase", "prefill"}}, static_cast<double>(reading.engine.prefill_tokens)},
-          {{{"phase", "decode"}}, static_cast<double>(reading.engine.decode_tokens)},
-          {{{"phase", "recomputed"}}, static_cast<double>(reading.engine.recomputed_tokens)}};
+void AddVllm(const ServiceParts& parts, const EngineSnapshot& engine, MetricPage* page) {
+  page->Add(MetricId::kVllmRunning, engine.running);
+  page->Add(MetricId::kVllmWaiting, engine.waiting);
+  page->Add(
+      MetricId::kVllmKvUsage,
+      engine.blocks_total > 0 ? static_cast<double>(engine.blocks_used) / engine.blocks_total : 0);
+  page->Add(MetricId::kVllmSleepState, 1, {"awake"});
+  page->Add(MetricId::kVllmSleepState, 0, {"weights_offloaded"});
+  page->Add(MetricId::kVllmSleepState, 0, {"discard_all"});
+  page->Add(MetricId::kVllmCacheConfig, 1,
+            {absl::StrCat(parts.model->kv_block_tokens), absl::StrCat(engine.blocks_total),
+             parts.model->kv_type, "False"});
+  page->Add(MetricId::kVllmPreemptions, engine.preemptions);
 }
 
-const std::vector<Metric>& Table() {
-  static const auto& table = *new std::vector<Metric>{
-      {"tuppence_build_info", MetricType::Gauge, "What runs; always 1", BuildInfo},
-      {"tuppence_requests_running", MetricType::Gauge, "Requests that hold a place in the engine",
-       One([](const Reading& r) { return r.engine.running; })},
-      {"tuppence_requests_waiting", MetricType::Gauge, "Requests accepted and not yet running",
-       One([](const Reading& r) { return r.engine.waiting; })},
-      {"tuppence_sequences_running", MetricType::Gauge, "Answers that grow, choices one by one",
-       One([](const Reading& r) { return r.engine.sequences_running; })},
-      {"tuppence_requests_held", MetricType::Gauge, "Requests that admission counts",
-       One([](const Reading& r) { return r.admission.requests; })},
-      {"tuppence_prompt_tokens_held", MetricType::Gauge, "Prompt tokens that admission counts",
-       One([](const Reading& r) { return r.admission.prompt_tokens; })},
-      {"tuppence_admission_refused_total", MetricType::Counter, "Requests refused before any work",
-       Refused},
-      {"tuppence_calls_ended_total", MetricType::Counter, "Calls by method and status code",
-       CallsEnded},
-      {"tuppence_stalled_calls_total", MetricType::Counter,
-       "Calls cut off because the caller took nothing",
-       One([](const Reading& r) { return r.parts.counters->stalled_calls.load(); })},
-      {"tuppence_kv_blocks_used", MetricType::Gauge, "KV blocks in use",
-       One([](const Reading& r) { return r.engine.blocks_used; })},
-      {"tuppence_kv_blocks_total", MetricType::Gauge, "KV blocks in the pool",
-       One([](const Reading& r) { return r.engine.blocks_total; })},
-      {"tuppence_tokens_total", MetricType::Counter, "Tokens computed, by phase", Tokens},
-      {"tuppence_completion_tokens_total", MetricType::Counter, "Tokens delivered to callers",
-       One([](const Reading& r) { return r.engine.completion_tokens; })},
-      {"tuppence_preemptions_total", MetricType::Counter, "Sequences that gave their blocks back",
-       One([](const Reading& r) { return r.engine.preemptions; })},
-      {"tuppence_rows_not_finite_total", MetricType::Counter, "Logit rows with NaN or infinity",
-       One([](const Reading& r) { return r.engine.rows_not_finite; })},
-      {"tuppence_steps_total", MetricType::Counter, "Steps of the engine",
-       One([](const Reading& r) { return r.engine.steps; })},
-      {"tuppence_step_seconds_total", MetricType::Counter, "Time in steps",
-       One([](const Reading& r) { return kSecondsPerNs * r.engine.step_ns_sum; })},
-      {"tuppence_step_seconds_last", MetricType::Gauge, "The last step's time",
-       One([](const Reading& r) { return kSecondsPerNs * r.engine.step_ns_last; })},
-      {"tuppence_step_seconds_max", MetricType::Gauge, "The longest step's time",
-       One([](const Reading& r) { return kSecondsPerNs * r.engine.step_ns_max; })},
-      {"tuppence_machine_seconds_total", MetricType::Counter,
-       "Time since process start, by who it is booked to", MachineSeconds},
-      {"tuppence_request_machine_seconds_total", MetricType::Counter,
-       "Machine time of finished requests",
-       One([](const Reading& r) { return kSecondsPerNs * r.parts.counters->machine_ns.load(); })},
-      {"tuppence_request_cost_usd_total", MetricType::Counter, "Price of finished requests",
-       One([](const Reading& r) {
-         return kUsdPerNanousd * r.parts.counters->cost_nanousd.load();
-       })},
-      {"tuppence_engine_failed", MetricType::Gauge, "1 once the engine has failed for good",
-       One([](const Reading& r) { return r.engine.failed ? 1 : 0; })},
-      {"tuppence_draining", MetricType::Gauge, "1 while no new requests are taken",
-       One([](const Reading& r) { return r.engine.draining ? 1 : 0; })},
-  };
-  return table;
-}
-
-MetricFamily FamilyOf(const Metric& metric, const Reading& reading) {
-  MetricFamily family{metric.name, metric.help, metric.type, {}};
-  for (Sample& sample : metric.read(reading)) {
-    ClientMetric client;
-    client.label = std::move(sample.labels);
-    if (metric.type == MetricType::Counter) {
-      client.counter.value = sample.value;
-    } else {
-      client.gauge.value = sample.value;
-    }
-    family.metric.push_back(std::move(client));
-  }
-  return family;
+void AddStore(const StoreState& store, MetricPage* page) {
+  page->Add(MetricId::kStoreUnrecordable, store.unrecordable);
+  page->Add(MetricId::kStoreRows, store.rows_stored);
+  page->Add(MetricId::kStoreRowsWaiting, store.rows_waiting);
+  page->Add(MetricId::kStoreCommits, store.commits);
+  page->Add(MetricId::kStoreCommitsFailed, store.commits_failed);
+  page->Add(MetricId::kStoreUnrecordedRequests, store.unrecorded_requests);
+  if (store.bytes_free >= 0) page->Add(MetricId::kStoreFreeBytes, store.bytes_free);
 }
 
 }  // namespace
 
+Metrics::Metrics(const MetricsOptions& options, const Clock* clock)
+    : options_(options),
+      clock_(clock),
+      table_(MakeMetricTable(options.context_tokens)),
+      observed_(table_, options.tenants_max),
+      capacity_(clock->NowNs()) {}
+
+void Metrics::Observe(const StepRecord& record) {
+  observed_.Observe(record);
+  const int64_t now_ns = clock_->NowNs();
+  absl::MutexLock lock(&mutex_);
+  for (const StepSummary& step : record.steps) {
+    capacity_.AddStep(now_ns, step.prefill_tokens, step.decode_tokens);
+  }
+  for (const EndedRequest& ended : record.ended) {
+    const Usage& usage = ended.row.usage;
+    if (usage.completion_tokens == 0) continue;
+    capacity_.AddRequest(now_ns, usage.prompt_tokens, usage.completion_tokens);
+  }
+  for (const Period& period : record.periods) {
+    CheckPeriod(period);
+    money_.AddPeriod(period);
+  }
+}
+
+// A period's own sums: its accounts cover it, its tenants make up the request account, and it
+// begins where the one before ended.
+void Metrics::CheckPeriod(const Period& period) {
+  int64_t tenants_ns = 0;
+  for (const TenantCharges& tenant : period.tenants) tenants_ns += tenant.request_ns;
+  periods_error_ns_ += std::abs(period.accounts.sum_ns() - (period.end_ns - period.start_ns));
+  periods_error_ns_ += std::abs(tenants_ns - period.accounts.request_ns);
+  if (periods_end_ns_ >= 0) periods_error_ns_ += std::abs(period.start_ns - periods_end_ns_);
+  periods_end_ns_ = period.end_ns;
+}
+
+void Metrics::ObserveCommit(int64_t commit_ns, int64_t) { observed_.ObserveCommit(commit_ns); }
+
+int64_t Metrics::ConservationErrorNs(const EngineSnapshot& engine) const {
+  absl::MutexLock lock(&mutex_);
+  return std::abs(engine.conservation_error_ns) + periods_error_ns_ +
+         options_.conservation_drill_ns;
+}
+
+double Metrics::CapacityUsedRatio(const EngineSnapshot& engine) {
+  // Tokens that the running sequences' blocks hold, as a mean.
+  const double context_tokens = engine.sequences_running > 0 && engine.blocks_total > 0
+                                    ? static_cast<double>(options_.capacity.pool_tokens) /
+                                          engine.blocks_total * engine.blocks_used /
+                                          engine.sequences_running
+                                    : 0;
+  absl::MutexLock lock(&mutex_);
+  return capacity_.UsedRatio(clock_->NowNs(), engine.cost, options_.capacity, context_tokens);
+}
+
+bool Metrics::AddBooks(const ServiceParts& parts, const EngineSnapshot& engine, MetricPage* page) {
+  const auto ns = NsOf(engine.accounts);
+  for (int i = 0; i < kAccounts; ++i) {
+    page->Add(MetricId::kMachineSeconds, kSeconds * ns[i], {kAccountNames[i]});
+  }
+  const RateCard card = parts.engine->rate_card();
+  page->Add(MetricId::kRateCardMissing, !card.known());
+  if (card.known()) {
+    page->Add(MetricId::kRate,
+              1e-6 * static_cast<double>(card.micro_usd_per_hour) *
+                  (static_cast<double>(card.machine_share_ppm) / static_cast<double>(kPpm)),
+              {card.id});
+  }
+  page->Add(MetricId::kConservationError, kSeconds * ConservationErrorNs(engine));
+  page->Add(MetricId::kCapacityUsed, CapacityUsedRatio(engine));
+  absl::MutexLock lock(&mutex_);
+  const auto usd = money_.UpTo(engine.accounts, card);
+  if (!usd.has_value()) return false;
+  for (int i = 0; i < kAccounts; ++i) page->Add(MetricId::kCostUsd, (*usd)[i], {kAccountNames[i]});
+  return true;
+}
+
+std::string Metrics::Format(const ServiceParts& parts) {
+  const EngineSnapshot engine = parts.engine->Snapshot();
+  MetricPage page(table_, options_.model_name);
+  AddProcess(parts, engine, &page);
+  AddDoor(parts, &page);
+  AddEngine(engine, &page);
+  const bool has_money = AddBooks(parts, engine, &page);
+  AddVllm(parts, engine, &page);
+  const bool has_store = parts.store != nullptr;
+  if (has_store) AddStore(parts.store(), &page);
+  observed_.AddTo(&page, {.store = has_store, .money = has_money});
+  return page.Text();
+}
+
 std::string FormatMetrics(const ServiceParts& parts) {
-  const Reading reading{parts, parts.engine->Snapshot(), parts.admission->snapshot()};
-  std::vector<MetricFamily> families;
-  for (const Metric& metric : Table()) families.push_back(FamilyOf(metric, reading));
-  std::ostringstream text;
-  prometheus::TextSerializer().Serialize(text, families);
-  return text.str();
+  CHECK(parts.metrics != nullptr);
+  return parts.metrics->Format(parts);
 }
 
 }  // namespace tuppence

@@ -199,6 +199,16 @@ void AddServeFlags(CLI::App& app, ServeOptions* options) {
       ->check(CLI::Range(-1.0, 1e6))
       ->type_name("USD");
   table.Add("rate-card-id", &options->rate_card_id, "name of that price in answers and records");
+  table
+      .AddSeconds("inter-token-target-seconds", &options->inter_token_target_seconds,
+                  "time between two tokens of an answer that still counts as good service: "
+                  "tuppence_capacity_used_ratio is measured against it")
+      ->check(CLI::PositiveNumber);
+  table
+      .Add("conservation-drill-ns", &options->conservation_drill_ns,
+           "a fire drill: shown as the ledger's error in /metrics, to see its alert fire")
+      ->check(CLI::NonNegativeNumber)
+      ->group("");  // hidden
   table.Group("Running");
   table.Add("log-level", &options->log_level, "of gRPC's and the service's own messages")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}));

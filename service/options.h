@@ -63,6 +63,8 @@ struct ServeOptions {
 
   double price_per_hour = -1;  // USD; below 0: no price
   std::string rate_card_id = "default";
+  double inter_token_target_seconds = 0.1;  // what capacity is measured against
+  int64_t conservation_drill_ns = 0;
 
   std::string log_level = "info";
   bool check = false;

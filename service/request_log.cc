@@ -54,6 +54,7 @@ std::string FormatRecord(const CallRecord& record) {
     line["caller_request_id"] = record.identity->caller_request_id;
   }
   line["tenant"] = record.identity->tenant;
+  if (!record.identity->traceparent.empty()) line["traceparent"] = record.identity->traceparent;
   line["outcome"] = absl::StatusCodeToString(record.status->code());
   if (const auto refusal = RefusalOf(*record.status); refusal.has_value()) {
     line["reason"] = refusal->reason;

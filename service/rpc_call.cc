@@ -4,16 +4,20 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "model/check.h"
 #include "scheduler/clock.h"
 #include "scheduler/refusal.h"
 #include "service/convert.h"
+#include "service/load_report.h"
 #include "service/rpc_status.h"
 
 namespace tuppence {
 namespace {
+
+constexpr size_t kTraceparentBytesMax = 256;
 
 MetadataValue Find(const grpc::CallbackServerContext& context, const std::string& key) {
   MetadataValue found;
@@ -30,6 +34,11 @@ absl::Status ReadIdentity(const grpc::CallbackServerContext& context, const Call
                           CallIdentity* identity) {
   MetadataValue tenant;
   if (!limits.tenant_header.empty()) tenant = Find(context, limits.tenant_header);
+  if (MetadataValue trace = Find(context, kTraceparentKey);
+      trace.count == 1 && trace.value.size() <= kTraceparentBytesMax &&
+      IsTraceparent(trace.value)) {
+    identity->traceparent = std::move(trace.value);
+  }
   return ReadIdentity(Find(context, kCallerRequestIdKey), limits.tenant_header, tenant, identity);
 }
 
@@ -95,6 +104,10 @@ void AddTrailers(const CallIdentity& identity, const absl::Status& status,
   if (const auto pushback_ms = RetryPushbackMs(status); pushback_ms.has_value()) {
     context->AddTrailingMetadata("grpc-retry-pushback-ms", absl::StrCat(*pushback_ms));
   }
+}
+
+void AddLoadReport(const Cost& cost, grpc::CallbackServerContext* context) {
+  context->AddTrailingMetadata(kLoadReportKey, SerialiseLoadReport(cost));
 }
 
 }  // namespace tuppence

@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "google/protobuf/message.h"
+#include "scheduler/request.h"
 #include "service/call_identity.h"
 #include "service/service_parts.h"
 
@@ -36,5 +37,8 @@ void SerialiseMessage(const google::protobuf::Message& message, grpc::ByteBuffer
 // the call, and a committed call is never retried.
 void AddTrailers(const CallIdentity& identity, const absl::Status& status,
                  grpc::CallbackServerContext* context);
+
+// What the call cost, as ORCA's trailer, which load balancers and gRPC clients read.
+void AddLoadReport(const Cost& cost, grpc::CallbackServerContext* context);
 
 }  // namespace tuppence

@@ -21,6 +21,7 @@
 #include "scheduler/clock.h"
 #include "scheduler/engine.h"
 #include "service/admin_server.h"
+#include "service/books_thread.h"
 #include "service/call_registry.h"
 #include "service/metrics.h"
 #include "service/model_loader.h"
@@ -29,6 +30,7 @@
 #include "service/service_counters.h"
 #include "service/service_parts.h"
 #include "service/signals.h"
+#include "service/status_page.h"
 #include "service/version.h"
 
 namespace tuppence {
@@ -40,6 +42,7 @@ constexpr int64_t kSecond = 1'000'000'000;
 constexpr int64_t kLookNs = 200'000'000;         // how often the main thread looks at the engine
 constexpr int64_t kLastWordsNs = 2'000'000'000;  // for final messages to leave after the drain
 constexpr int64_t kPromptBytesPerToken = 32;
+constexpr int32_t kStepRecords = 1024;  // steps that the books may be behind
 
 int64_t Ns(double seconds) { return std::llround(seconds * kSecond); }
 
@@ -98,6 +101,17 @@ ServerOptions ServerOptionsOf(const ServeOptions& options) {
   return server;
 }
 
+MetricsOptions MetricsOptionsOf(const ServeOptions& options, const ServedModel& model) {
+  MetricsOptions metrics;
+  metrics.model_name = model.name;
+  metrics.context_tokens = model.context_tokens;
+  metrics.capacity = {.sequences_max = model.sequences_max,
+                      .pool_tokens = int64_t{model.kv_blocks} * model.kv_block_tokens,
+                      .inter_token_target_seconds = options.inter_token_target_seconds};
+  metrics.conservation_drill_ns = options.conservation_drill_ns;
+  return metrics;
+}
+
 void SetEngineOptions(const ServeOptions& options, int64_t started_ns, EngineOptions* engine) {
   engine->inbox_max = static_cast<int32_t>(
       std::min<int64_t>(options.queue_requests_max, std::numeric_limits<int32_t>::max()));
@@ -153,9 +167,19 @@ AdminRoutes Pages(const AdminState* state) {
     return verdict.*asked ? AdminPage{.body = "ok\n"}
                           : AdminPage{.status = 503, .body = verdict.reason + "\n"};
   };
-  return {{"/", [] { return AdminPage{.body = "/healthz\n/readyz\n/metrics\n"}; }},
+  return {{"/", [] { return AdminPage{.body = "/healthz\n/readyz\n/metrics\n/status\n"}; }},
           {"/healthz", [judge] { return judge(&Readiness::live); }},
           {"/readyz", [judge] { return judge(&Readiness::ready); }},
+          {"/status",
+           [state] {
+             const ServiceParts* parts = state->parts.load();
+             const Server* server = state->server.load();
+             if (parts == nullptr || server == nullptr) {
+               return AdminPage{.status = 503, .body = "loading the model\n"};
+             }
+             return AdminPage{.content_type = "application/json",
+                              .body = StatusJson(*parts, server->readiness())};
+           }},
           {"/metrics", [state] {
              const ServiceParts* parts = state->parts.load();
              if (parts == nullptr) return AdminPage{.status = 503, .body = "loading the model\n"};
@@ -216,7 +240,8 @@ void TellAddresses(const ServeOptions& options, const Server& server, const Admi
                !server.uses_tls()              ? ", plain text"
                : options.tls_client_ca.empty() ? ", TLS"
                                                : ", mutual TLS");
-  spdlog::info("admin HTTP on {}:{}: /healthz /readyz /metrics", options.admin_host, admin.port());
+  spdlog::info("admin HTTP on {}:{}: /healthz /readyz /metrics /status", options.admin_host,
+               admin.port());
   if (options.price_per_hour >= 0) {
     spdlog::info("price: {} USD an hour (rate card \"{}\")", options.price_per_hour,
                  options.rate_card_id);
@@ -257,11 +282,14 @@ int Serve(const ServeOptions& options) {
 
   EngineOptions engine_options = (*loaded)->engine;
   SetEngineOptions(options, started_ns, &engine_options);
+  StepRecords records(kStepRecords, engine_options.sequences_max);
+  engine_options.records = &records;
   AdmissionControl admission(AdmissionOf(options));
   Engine engine(engine_options, (*loaded)->executor(), (*loaded)->served.tokenizer.get(), &clock);
   CallRegistry calls;
   ServiceCounters counters;
   RequestLog log(MakeStdoutLogger());
+  Metrics metrics(MetricsOptionsOf(options, (*loaded)->served), &clock);
   const ServiceParts parts{.model = &(*loaded)->served,
                            .engine = &engine,
                            .admission = &admission,
@@ -269,11 +297,16 @@ int Serve(const ServeOptions& options) {
                            .calls = &calls,
                            .log = &log,
                            .counters = &counters,
-                           .limits = CallLimitsOf(options, (*loaded)->served)};
+                           .limits = CallLimitsOf(options, (*loaded)->served),
+                           .metrics = &metrics};
   if (absl::Status status = engine.WarmUp(); !status.ok()) return Fail(status);
+  std::optional<BooksThread> books(std::in_place, &records, engine.notifier(), &metrics);
   engine.Start();
   auto server = Server::Start(ServerOptionsOf(options), parts);
-  if (!server.ok()) return Fail(server.status());
+  if (!server.ok()) {
+    engine.Stop();  // which closes the records
+    return Fail(server.status());
+  }
   TellAddresses(options, **server, **admin);
   signals.SetGraceful(true);
   state.parts = &parts;
@@ -283,6 +316,7 @@ int Serve(const ServeOptions& options) {
   const int code = ServeUntilStopped(options, clock, &signals, server->get(), &engine);
   admin->reset();  // its pages look at the parts below
   engine.Stop();
+  books.reset();  // the last period is in it
   return code;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 namespace tuppence {
@@ -11,9 +12,11 @@ class AdmissionControl;
 class CallRegistry;
 class Clock;
 class Engine;
+class Metrics;
 class RequestLog;
 class ServiceCounters;
 struct ServedModel;
+struct StoreState;
 
 struct CallLimits {
   int64_t deadline_max_ns = int64_t{3600} * 1'000'000'000;  // later or absent deadlines become this
@@ -32,6 +35,8 @@ struct ServiceParts {
   RequestLog* log = nullptr;
   ServiceCounters* counters = nullptr;
   CallLimits limits;
+  Metrics* metrics = nullptr;                   // null where no admin port asks
+  std::function<StoreState()> store = nullptr;  // how the usage store fares; empty: there is none
 };
 
 }  // namespace tuppence

@@ -89,6 +89,7 @@ grpc::ServerUnaryReactor* Serve(Method method, const ServiceParts& parts,
   }
   AddTrailers(identity, status, context);
   parts.counters->CountEnded(method, static_cast<int>(status.code()));
+  parts.counters->CountRefused(status);
   parts.log->Write({.method = kMethodNames[static_cast<int>(method)],
                     .identity = &identity,
                     .status = &status,

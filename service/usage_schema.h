@@ -17,7 +17,7 @@ CREATE TABLE runs (                 -- one for each process
   machine_share_ppm INTEGER NOT NULL,
   started_ns      INTEGER NOT NULL,
   started_utc_ns  INTEGER NOT NULL,
-  ended_ns        INTEGER,          -- null: still running, or killed
+  ended_ns        INTEGER,          -- null: still running; after a kill, the last sign of life
   ended_utc_ns    INTEGER
 ) STRICT;
 
@@ -52,7 +52,8 @@ CREATE TABLE period_charges (
   model           TEXT NOT NULL,
   request_ns      INTEGER NOT NULL,
   open_ns         INTEGER NOT NULL,
-  written_off_ns  INTEGER NOT NULL,
+  written_off_ns  INTEGER NOT NULL, -- of the rows stored with written_off = 1
+  lost_ns         INTEGER NOT NULL, -- of requests that ended unrecorded: booked here or earlier, no row
   PRIMARY KEY (run_id, number, tenant, model)
 ) STRICT, WITHOUT ROWID;
 
@@ -85,6 +86,7 @@ CREATE TABLE requests (
   own_ns          INTEGER NOT NULL,
   prefill_ns      INTEGER NOT NULL,
   decode_ns       INTEGER NOT NULL,
+  unrecorded_ns   INTEGER NOT NULL, -- of machine_ns: booked to the unrecorded account, not to request
   written_off     INTEGER NOT NULL, -- 1: priced at nothing, by our own fault
   cost_nanousd    INTEGER,          -- as told to the caller; null: no rate card
   rate_card_id    TEXT,             -- the card at its end

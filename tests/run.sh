@@ -97,11 +97,14 @@ deploy/install_deps.sh test || { record "install packages" 1; finish; }
 script tests/format.sh
 script tests/file_sizes.sh
 script tests/include_directions.sh
+script "$python" deploy/demo_model/check_phrasings.py
+script "$python" tests/deploy/prometheus_files_test.py
 
 if build cpu; then
   for name in model ops golden scheduler service end_to_end; do
     gtest "build/cpu/tests/$name/${name}_test"
   done
+  script "$python" tests/end_to_end/observability_test.py build/cpu
   script "$python" tests/model/tokenizer_differential.py --count 2000 build/cpu/tests/model/tokenizer_pipe
 fi
 

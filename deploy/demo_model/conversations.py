@@ -113,7 +113,9 @@ def _dress(core: str, slots: dict, is_first: bool, rng: random.Random) -> str:
 
 def _order_question(templates: tuple[str, ...], number: str | None, is_first: bool, rng: random.Random) -> str:
     """Returns a question about an order; a number stands inside the question, before it or after it."""
-    if rng.random() < 0.3:
+    if number is None and templates is orders.STATUS_QUESTIONS and rng.random() < 0.3:
+        templates = orders.UNNAMED_STATUS
+    elif rng.random() < 0.3:
         keywords = _STATUS_KEYWORDS if templates is orders.STATUS_QUESTIONS else _ITEM_KEYWORDS
         templates = (_loose(rng.choice(keywords), rng),)
     if number is None or rng.random() < 0.68:

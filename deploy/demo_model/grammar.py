@@ -43,6 +43,12 @@ _NEIGHBOUR_KEYS = {
 }
 
 
+# What people type with their thumbs.
+_SHORT_FORMS = {"you": "u", "are": "r", "your": "ur", "please": "pls", "thanks": "thx", "tomorrow": "tmrw",
+                "because": "bc", "about": "abt", "order": "ordr", "when": "wen", "what": "wat", "see": "c"}
+_SHORT_FORM = re.compile(r"\b(" + "|".join(_SHORT_FORMS) + r")\b", re.IGNORECASE)
+
+
 def _misspell(word: str, rng: random.Random) -> str:
     """Returns the word with one slip: a letter swapped, dropped, doubled or hit next to its key."""
     at = rng.randrange(1, len(word) - 1)
@@ -65,6 +71,8 @@ def roughen(text: str, rng: random.Random) -> str:
         for i in rng.sample(long_words, min(len(long_words), rng.choice([1, 1, 1, 2, 3]))):
             words[i] = _misspell(words[i], rng)
         text = " ".join(words)
+    if rng.random() < 0.08:
+        text = _SHORT_FORM.sub(lambda match: _SHORT_FORMS[match.group(0).lower()], text)
     style = rng.random()
     if style < 0.22:
         text = text.lower()

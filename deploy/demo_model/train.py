@@ -1,6 +1,6 @@
 """Trains the demo model from nothing and writes it as a Phi-3 checkpoint directory.
 
-    python3 deploy/demo_model/train.py                  # about half an hour on two cores
+    python3 deploy/demo_model/train.py                  # from nothing; see README.md for how the checkpoint here was made
     python3 deploy/demo_model/train.py --steps 300      # a look at whether it learns
 
 Requires: torch >= 2.4, transformers 4.57, sentencepiece, safetensors, numpy (see README.md). Reads nothing but this

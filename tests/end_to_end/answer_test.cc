@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "absl/strings/str_join.h"
 #include "tests/end_to_end/service_process.h"
 
 namespace tuppence {
@@ -136,6 +137,26 @@ TEST_F(AnswerTest, ScoreIsTheSameFromTheServiceAndFromTheFolder) {
   }
 }
 
+// demo_model.json: transformers in double precision (tests/golden/make_demo_logprobs.py). With f32
+// weights and pages the roundings are those of golden_test.cc's Tolerance: 5 layers, logits of an
+// rms of about 5.
+TEST_F(AnswerTest, ScoreOfTheDemoModelIsThatOfThePublishedImplementation) {
+  constexpr double kTolerance = 4e-4;
+  const auto golden = nlohmann::json::parse(
+      ReadFile(std::string(TUPPENCE_SOURCE_DIR) + "/tests/golden/demo_model.json"));
+  const std::string ids = absl::StrJoin(golden["token_ids"].get<std::vector<int>>(), ",");
+  const Finished scored = RunToEnd({kBinary, "score", "--json", "--model", kDemoModel, "--weights",
+                                    "f32", "--kv", "f32", "--token-ids", ids});
+  ASSERT_EQ(scored.exit_code, 0) << scored.errors;
+  const auto score = nlohmann::json::parse(scored.output);
+  ASSERT_EQ(score["tokens"].size(), golden["token_ids"].size());
+  for (size_t i = 1; i < score["tokens"].size(); ++i) {
+    EXPECT_NEAR(score["tokens"][i]["logprob"].get<double>(),
+                golden["logprobs"][i - 1].get<double>(), kTolerance)
+        << "token " << i;
+  }
+}
+
 TEST_F(AnswerTest, ScoreRefusesTwoPromptsOrNone) {
   EXPECT_NE(RunToEnd({kBinary, "score", "--address", service_->address()}).exit_code, 0);
   EXPECT_NE(RunToEnd({kBinary, "score", "--text", "a", "--token-ids", "1,2"}).exit_code, 0);
@@ -176,6 +197,16 @@ TEST_F(AnswerTest, PythonExampleStreamsAnAnswerAndItsCost) {
        service_->address()});
   EXPECT_EQ(example.exit_code, 0) << example.errors;
   EXPECT_THAT(example.output, AllOf(HasSubstr("14 March 2026"), HasSubstr(" USD")));
+}
+
+TEST_F(AnswerTest, HandWrittenQuestionsAreAnsweredRightWithoutAnInventedStatus) {
+  const Finished check = RunToEnd({"/usr/bin/python3", "-c", "import grpc, google.protobuf"});
+  if (check.exit_code != 0) GTEST_SKIP() << "needs Debian's python3-grpcio: " << check.errors;
+  const Finished evaluation = RunToEnd(
+      {"/usr/bin/python3", std::string(TUPPENCE_SOURCE_DIR) + "/deploy/demo_model/evaluate.py",
+       "--address", service_->address()},
+      300);
+  EXPECT_EQ(evaluation.exit_code, 0) << evaluation.output << evaluation.errors;
 }
 
 }  // namespace

@@ -25,10 +25,10 @@ StepWork Chunk(int64_t first, int64_t tokens) {
 }
 
 double StepNs(const StepCostCoefficients& c, const StepWork& work) {
-  const double arithmetic_ns = c.token_ns * static_cast<double>(work.tokens) +
-                               c.attention_ns * static_cast<double>(work.query_keys);
-  const double kv_ns = c.kv_read_ns * static_cast<double>(work.kv_read_tokens);
-  return c.launch_ns + std::max(arithmetic_ns, c.weights_ns + kv_ns);
+  const double attention_ns = c.attention_ns * static_cast<double>(work.query_keys) +
+                              c.kv_read_ns * static_cast<double>(work.kv_read_tokens);
+  const double arithmetic_ns = c.token_ns * static_cast<double>(work.tokens) + attention_ns;
+  return c.launch_ns + std::max(arithmetic_ns, c.weights_ns + attention_ns);
 }
 
 // Sum over subsets S without i of |S|! (n - |S| - 1)! / n! * (t(S with i) - t(S)), t(nobody) = 0.
@@ -120,21 +120,20 @@ TEST(StepCostModelTest, DecodesShareTheWeightsAndPayForTheirKeys) {
   const double step_ns = StepCostModel(kMachine, 3).Divide(works, shares);
   for (size_t i = 0; i < 3; ++i) {
     EXPECT_DOUBLE_EQ(shares[i].shared_ns, (kMachine.launch_ns + kMachine.weights_ns) / 3);
-    EXPECT_DOUBLE_EQ(shares[i].own_ns, kMachine.kv_read_ns * works[i].kv_read_tokens);
+    EXPECT_DOUBLE_EQ(shares[i].own_ns, (kMachine.attention_ns + kMachine.kv_read_ns) *
+                                           static_cast<double>(works[i].kv_read_tokens));
   }
   EXPECT_DOUBLE_EQ(step_ns, StepNs(kMachine, {3, 3603, 3603}));
 }
 
-TEST(StepCostModelTest, PsiIsNotZeroWhereOnlyASubsetRisesAboveTheRoof) {
-  // Together reading rules: D is below W. Without the decodes' keys the two chunks would not fit.
-  StepCostCoefficients c = kMachine;
-  c.kv_read_ns = 60'000;
-  const std::vector<StepWork> works = {Chunk(0, 10), Chunk(0, 10), Decode(4000)};
-  ASSERT_DOUBLE_EQ(StepNs(c, {21, 4111, 4021}), c.launch_ns + c.weights_ns + 60'000.0 * 4021);
-  const std::vector<double> exact = Shapley(c, works);
-  const std::vector<double> shares = Shares(c, works);
-  for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(shares[i], exact[i], 1e-6 * exact[i]);
-  EXPECT_GT(exact[0], (c.launch_ns + c.weights_ns) / 3 + 600'000 + 1e6);
+TEST(StepCostModelTest, NobodyPaysForArithmeticThatHidesBehindTheWeights) {
+  // 12 tokens of 15 ms stay below 190 ms of reading, 13 do not.
+  const std::vector<StepWork> below = {Chunk(0, 5), Chunk(0, 6), Decode(40)};
+  const std::vector<double> shares = Shares(kMachine, below);
+  const double shared_ns = (kMachine.launch_ns + kMachine.weights_ns) / 3;
+  EXPECT_DOUBLE_EQ(shares[2], shared_ns + 41 * (kMachine.attention_ns + kMachine.kv_read_ns));
+  const std::vector<StepWork> above = {Chunk(0, 6), Chunk(0, 6), Decode(40)};
+  EXPECT_GT(Shares(kMachine, above)[0] - shared_ns, 1e6);
 }
 
 TEST(StepCostModelTest, EqualWorkHasEqualSharesAndNoOrderShows) {

@@ -92,11 +92,15 @@ TEST(MetricsTest, CountsWhatHappenedAndNamesNobody) {
   service.Generate(bad);
   service.ExpectAtRest();
   const std::string text = FormatMetrics(service.parts);
-  EXPECT_THAT(text, HasSubstr("tuppence_calls_ended_total{method=\"Generate\",outcome=\"OK\"} 2"));
+  EXPECT_THAT(
+      text,
+      HasSubstr(
+          "tuppence_calls_ended_total{model_name=\"demo\",method=\"Generate\",outcome=\"OK\"} 2"));
   EXPECT_THAT(text, HasSubstr("outcome=\"INVALID_ARGUMENT\"} 1"));
-  EXPECT_THAT(text, HasSubstr("tuppence_completion_tokens_total 8"));
-  EXPECT_THAT(text, HasSubstr("tuppence_requests_running 0"));
-  EXPECT_THAT(text, HasSubstr("tuppence_machine_seconds_total{account=\"idle\"}"));
+  EXPECT_THAT(text, HasSubstr("tuppence_completion_tokens_total{model_name=\"demo\"} 8"));
+  EXPECT_THAT(text, HasSubstr("tuppence_requests_running{model_name=\"demo\"} 0"));
+  EXPECT_THAT(text,
+              HasSubstr("tuppence_machine_seconds_total{model_name=\"demo\",account=\"idle\"}"));
   EXPECT_THAT(text, HasSubstr("# TYPE tuppence_kv_blocks_used gauge"));
   EXPECT_THAT(text, Not(HasSubstr("sentinel")));
 }

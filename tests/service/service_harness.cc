@@ -82,6 +82,7 @@ ServiceHarness::ServiceHarness(HarnessOptions options)
       executor(model.vocab),
       admission(options.admission),
       engine(options.engine, &executor, model.tokenizer.get(), &clock),
+      metrics({.model_name = model.name, .context_tokens = model.context_tokens}, &clock),
       log_lines(LoggerInto(&log_text_)) {
   parts = {.model = &model,
            .engine = &engine,
@@ -90,7 +91,8 @@ ServiceHarness::ServiceHarness(HarnessOptions options)
            .calls = &calls,
            .log = &log_lines,
            .counters = &counters,
-           .limits = options.limits};
+           .limits = options.limits,
+           .metrics = &metrics};
   engine.Start();
   auto started = Server::Start(OnFreePort(options.server), parts);
   if (!started.ok()) std::cerr << started.status() << std::endl;

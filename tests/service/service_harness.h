@@ -15,6 +15,7 @@
 #include "scheduler/engine.h"
 #include "scheduler/null_executor.h"
 #include "service/call_registry.h"
+#include "service/metrics.h"
 #include "service/request_log.h"
 #include "service/served_model.h"
 #include "service/server.h"
@@ -93,6 +94,7 @@ class ServiceHarness {
   Engine engine;
   CallRegistry calls;
   ServiceCounters counters;
+  Metrics metrics;
 
  private:
   std::ostringstream log_text_;

@@ -1,0 +1,430 @@
+// What /metrics says, against an engine driven step by step: our own families, and vLLM's with the
+// semantics that vLLM's own test pins.
+#include "service/metrics.h"
+
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "gmock/gmock.h"
+#include "scheduler/admission.h"
+#include "scheduler/engine.h"
+#include "scheduler/null_executor.h"
+#include "service/call_registry.h"
+#include "service/served_model.h"
+#include "service/service_counters.h"
+#include "service/store_state.h"
+#include "tests/support/fake_clock.h"
+
+namespace tuppence {
+namespace {
+
+using ::testing::DoubleNear;
+using ::testing::Each;
+using ::testing::Ge;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr int32_t kVocab = 97;
+constexpr int64_t kStepNs = 1'000'000;
+
+// NullExecutor, each step taking a millisecond of a clock turned by hand.
+class TimedExecutor final : public StepExecutor {
+ public:
+  explicit TimedExecutor(FakeClock* clock) : tokens_(kVocab), clock_(clock) {}
+  void Launch(const BlockWork& blocks, const Batch& batch,
+              std::span<const SamplingRow> sampling) override {
+    tokens_.Launch(blocks, batch, sampling);
+  }
+  absl::Status Wait(std::span<SampledToken> tokens) override {
+    clock_->Advance(kStepNs);
+    return tokens_.Wait(tokens);
+  }
+
+ private:
+  NullExecutor tokens_;
+  FakeClock* clock_;
+};
+
+// A page, by sample: "name{labels}" without model_name and engine, to its value.
+std::map<std::string, double> Parse(const std::string& page) {
+  std::map<std::string, double> samples;
+  for (const absl::string_view line : absl::StrSplit(page, '\n', absl::SkipEmpty())) {
+    if (line[0] == '#') continue;
+    const size_t space = line.rfind(' ');
+    std::string name(line.substr(0, space));
+    for (const char* everywhere :
+         {"model_name=\"test\",", "model_name=\"test\"", "engine=\"0\",", "engine=\"0\""}) {
+      const size_t at = name.find(everywhere);
+      if (at != name.npos) name.erase(at, std::string(everywhere).size());
+    }
+    if (absl::EndsWith(name, ",}")) name.erase(name.size() - 2, 1);
+    if (absl::EndsWith(name, "{}")) name.resize(name.size() - 2);
+    EXPECT_TRUE(absl::SimpleAtod(line.substr(space + 1), &samples[name])) << line;
+  }
+  return samples;
+}
+
+class MetricsPageTest : public ::testing::Test {
+ protected:
+  explicit MetricsPageTest(size_t tenants_max = 50)
+      : records_(64, 8),
+        executor_(&clock_),
+        engine_(Options(&records_), &executor_, nullptr, &clock_),
+        metrics_({.model_name = "test",
+                  .context_tokens = 256,
+                  .capacity = {.sequences_max = 8, .pool_tokens = 256},
+                  .tenants_max = tenants_max},
+                 &clock_) {
+    model_.kv_block_tokens = 4;
+    parts_ = {.model = &model_,
+              .engine = &engine_,
+              .admission = &admission_,
+              .clock = &clock_,
+              .calls = &calls_,
+              .counters = &counters_,
+              .limits = {},
+              .metrics = &metrics_};
+  }
+
+  static EngineOptions Options(StepRecords* records) {
+    EngineOptions options;
+    options.context_tokens = 256;
+    options.blocks = 64;
+    options.block_tokens = 4;
+    options.sequences_max = 8;
+    options.step_tokens_max = 64;
+    options.prefill_tokens_min = 8;
+    options.logit_rows_max = 16;
+    options.inbox_max = 64;
+    options.records = records;
+    options.period_ns = 5 * kStepNs;
+    options.rate_card = {.id = "card", .micro_usd_per_hour = 3'600'000'000};  // a dollar a second
+    return options;
+  }
+
+  std::shared_ptr<TokenStream> Submit(int32_t prompt_tokens, int32_t max_tokens,
+                                      const std::string& tenant = "acme", int32_t choices = 1) {
+    Request request;
+    request.id = absl::StrCat("request-", submitted_++);
+    request.tenant = tenant;
+    request.prompt.assign(prompt_tokens, 5);
+    request.sampling.max_tokens = max_tokens;
+    request.sampling.choices = choices;
+    request.sampling.seed = 1;
+    request.text_output = false;
+    request.received_ns = clock_.NowNs();
+    request.stream = std::make_shared<TokenStream>(choices, TokenStream::Limits{});
+    const std::shared_ptr<TokenStream> stream = request.stream;
+    EXPECT_TRUE(engine_.Submit(std::move(request)).ok());
+    return stream;
+  }
+
+  // One step, and what the books' thread does after it.
+  bool Step() {
+    const bool worked = engine_.Step();
+    while (StepRecord* record = records_.Front()) {
+      metrics_.Observe(*record);
+      for (const EndedRequest& ended : record->ended) rows_.push_back(ended.row);
+      for (const Period& period : record->periods) periods_.push_back(period);
+      records_.Release();
+    }
+    return worked;
+  }
+  void RunAll() {
+    while (Step()) {
+    }
+  }
+
+  std::map<std::string, double> Page() { return Parse(metrics_.Format(parts_)); }
+
+  FakeClock clock_;
+  StepRecords records_;
+  TimedExecutor executor_;
+  Engine engine_;
+  AdmissionControl admission_{AdmissionLimits{}};
+  CallRegistry calls_;
+  ServiceCounters counters_;
+  ServedModel model_;
+  Metrics metrics_;
+  ServiceParts parts_;
+  std::vector<RequestRow> rows_;
+  std::vector<Period> periods_;
+  int submitted_ = 0;
+};
+
+// vLLM's test, as ours: R requests of P prompt and T output tokens, one after the other.
+TEST_F(MetricsPageTest, VllmCountsOfSerialRequestsAreVllms) {
+  constexpr int kRequests = 10;
+  constexpr int kPrompt = 12;
+  constexpr int kTokens = 7;
+  for (int i = 0; i < kRequests; ++i) {
+    Submit(kPrompt, kTokens);
+    RunAll();
+  }
+  auto page = Page();
+  EXPECT_EQ(page["vllm:time_to_first_token_seconds_count"], kRequests);
+  EXPECT_EQ(page["vllm:inter_token_latency_seconds_count"], kRequests * (kTokens - 1));
+  EXPECT_NEAR(page["vllm:inter_token_latency_seconds_sum"], kRequests * (kTokens - 1) * 1e-3, 1e-9);
+  EXPECT_EQ(page["vllm:iteration_tokens_total_sum"], kRequests * (kPrompt + kTokens));
+  EXPECT_EQ(page["vllm:iteration_tokens_total_count"], kRequests * kTokens);
+  EXPECT_EQ(page["vllm:prompt_tokens_total"], kRequests * kPrompt);
+  EXPECT_EQ(page["vllm:generation_tokens_total"], kRequests * kTokens);
+  EXPECT_EQ(page["vllm:request_prompt_tokens_sum"], kRequests * kPrompt);
+  EXPECT_EQ(page["vllm:request_prompt_tokens_count"], kRequests);
+  EXPECT_EQ(page["vllm:request_generation_tokens_sum"], kRequests * kTokens);
+  EXPECT_EQ(page["vllm:request_generation_tokens_bucket{le=\"10\"}"], kRequests);
+  EXPECT_EQ(page["vllm:request_generation_tokens_bucket{le=\"5\"}"], 0);
+  EXPECT_EQ(page["vllm:request_params_n_bucket{le=\"1\"}"], kRequests);
+  EXPECT_EQ(page["vllm:e2e_request_latency_seconds_count"], kRequests);
+  EXPECT_NEAR(page["vllm:e2e_request_latency_seconds_sum"], kRequests * kTokens * 1e-3, 1e-9);
+  EXPECT_EQ(page["vllm:request_success_total{finished_reason=\"length\"}"], kRequests);
+  EXPECT_EQ(page["vllm:request_success_total{finished_reason=\"abort\"}"], 0);
+  EXPECT_EQ(page["vllm:prompt_tokens_by_source_total{source=\"local_compute\"}"],
+            kRequests * kPrompt);
+}
+
+TEST_F(MetricsPageTest, VllmCountsOfRequestsInCompanyAddUpTheSame) {
+  for (int i = 0; i < 6; ++i) Submit(10 + i, 5);
+  RunAll();
+  auto page = Page();
+  EXPECT_EQ(page["vllm:inter_token_latency_seconds_count"], 6 * 4);
+  EXPECT_EQ(page["vllm:iteration_tokens_total_sum"], 75 + 6 * 5);
+}
+
+TEST_F(MetricsPageTest, GaugesGoBackToZeroAfterAnAbort) {
+  const auto first = Submit(12, 100);
+  const auto second = Submit(12, 100);
+  for (int i = 0; i < 5; ++i) Step();
+  auto page = Page();
+  EXPECT_EQ(page["vllm:num_requests_running"], 2);
+  EXPECT_GT(page["vllm:kv_cache_usage_perc"], 0);
+  EXPECT_GT(page["tuppence_kv_blocks_used"], 0);
+  first->Cancel();
+  second->Cancel();
+  RunAll();
+  page = Page();
+  EXPECT_EQ(page["vllm:num_requests_running"], 0);
+  EXPECT_EQ(page["vllm:num_requests_waiting"], 0);
+  EXPECT_EQ(page["vllm:kv_cache_usage_perc"], 0);
+  EXPECT_EQ(page["vllm:request_success_total{finished_reason=\"abort\"}"], 2);
+  EXPECT_EQ(page["tuppence_requests_ended_total{outcome=\"cancelled\"}"], 2);
+  EXPECT_EQ(page["tuppence_kv_blocks_used"], 0);
+  EXPECT_EQ(page["tuppence_kv_blocks_free"], 64);
+}
+
+TEST_F(MetricsPageTest, WhatEndpointPickersReadIsThereBeforeTheFirstRequest) {
+  const std::string page = metrics_.Format(parts_);
+  for (const char* family :
+       {"vllm:num_requests_running{", "vllm:num_requests_waiting{", "vllm:kv_cache_usage_perc{",
+        "vllm:engine_sleep_state{", "vllm:num_preemptions_total{", "vllm:prefix_cache_hits_total{",
+        "vllm:request_success_total{", "vllm:time_to_first_token_seconds_bucket{"}) {
+    EXPECT_THAT(page, HasSubstr(family));
+  }
+  EXPECT_THAT(page, HasSubstr("vllm:cache_config_info{model_name=\"test\",engine=\"0\","
+                              "block_size=\"4\",num_gpu_blocks=\"64\""));
+}
+
+// Every row of the table but the store's, which there is none of here.
+TEST_F(MetricsPageTest, EveryFamilyOfTheTableIsOnThePage) {
+  Submit(12, 4);
+  RunAll();
+  parts_.store = [] { return StoreState{.path = "/x", .commits = 3, .bytes_free = 5}; };
+  const std::string page = metrics_.Format(parts_);
+  std::set<std::string> names;
+  for (const MetricSpec& spec : MakeMetricTable(256)) {
+    EXPECT_THAT(page, HasSubstr(absl::StrCat("# TYPE ", spec.name, " "))) << spec.name;
+    EXPECT_TRUE(names.insert(spec.name).second) << spec.name << " twice";
+  }
+  parts_.store = nullptr;
+  EXPECT_THAT(metrics_.Format(parts_), Not(HasSubstr("tuppence_store_")));
+}
+
+TEST_F(MetricsPageTest, MoneyAndTimeAgreeWithTheRowsAndTheLedger) {
+  Submit(40, 9, "acme");
+  Submit(10, 30, "globex");
+  RunAll();
+  clock_.Advance(7 * kStepNs);
+  Step();  // idle
+  auto page = Page();
+  double usd = 0;
+  double seconds = 0;
+  for (const RequestRow& row : rows_) {
+    usd += row.cost.cost_nanousd * 1e-9;
+    seconds += row.cost.machine_ns * 1e-9;
+  }
+  const auto sum = [&](const std::string& family) {
+    double total = 0;
+    for (const auto& [name, value] : page) {
+      if (absl::StartsWith(name, family + "{")) total += value;
+    }
+    return total;
+  };
+  EXPECT_NEAR(sum("tuppence_request_cost_usd_total"), usd, 1e-9);
+  EXPECT_NEAR(sum("tuppence_tenant_cost_usd_total"), usd, 1e-9);
+  EXPECT_NEAR(page["tuppence_request_cost_usd_sum"], usd, 1e-9);
+  EXPECT_NEAR(sum("tuppence_request_machine_seconds_total"), seconds, 1e-9);
+  EXPECT_NEAR(page["tuppence_machine_seconds_total{account=\"request\"}"], seconds, 1e-9);
+  // A dollar a second, whatever the period it fell into.
+  EXPECT_FALSE(periods_.empty());
+  for (const char* account : {"startup", "idle", "request", "overhead", "drain", "unrecorded"}) {
+    const std::string label = absl::StrCat("{account=\"", account, "\"}");
+    EXPECT_NEAR(page["tuppence_cost_usd_total" + label],
+                page["tuppence_machine_seconds_total" + label], 1e-9)
+        << account;
+  }
+  EXPECT_NEAR(sum("tuppence_machine_seconds_total"), engine_.Snapshot().elapsed_ns * 1e-9, 1e-9);
+  EXPECT_EQ(page["tuppence_conservation_error_seconds"], 0);
+  EXPECT_EQ(page["tuppence_tenant_tokens_total{tenant=\"globex\",kind=\"completion\"}"], 30);
+  EXPECT_EQ(page["tuppence_request_tokens_total{kind=\"prompt\"}"], 50);
+  EXPECT_EQ(page["tuppence_rate_usd_per_hour{rate_card_id=\"card\"}"], 3600);
+  EXPECT_EQ(page["tuppence_rate_card_missing"], 0);
+}
+
+TEST_F(MetricsPageTest, APeriodThatDoesNotAddUpShowsForEver) {
+  StepRecord record;
+  Period& period = record.periods.emplace_back();
+  period.start_ns = 1000;
+  period.end_ns = 2000;
+  period.accounts.idle_ns = 997;
+  metrics_.Observe(record);
+  record.Clear();
+  EXPECT_NEAR(Page()["tuppence_conservation_error_seconds"], 3e-9, 1e-15);
+  // A gap to the next, whose tenants lack a nanosecond of its request time.
+  Period& next = record.periods.emplace_back();
+  next.start_ns = 2010;
+  next.end_ns = 3010;
+  next.accounts.request_ns = 1000;
+  next.tenants.push_back({.tenant = "acme", .request_ns = 999});
+  metrics_.Observe(record);
+  EXPECT_NEAR(Page()["tuppence_conservation_error_seconds"], 14e-9, 1e-15);
+}
+
+TEST_F(MetricsPageTest, WithoutARateThereIsNoMoneyRatherThanNone) {
+  engine_.SetRateCard(RateCard());
+  StepRecords records(64, 8);
+  Engine engine(
+      [&] {
+        EngineOptions options = Options(&records);
+        options.rate_card = {};
+        return options;
+      }(),
+      &executor_, nullptr, &clock_);
+  parts_.engine = &engine;
+  const std::string page = metrics_.Format(parts_);
+  EXPECT_THAT(page, HasSubstr("tuppence_rate_card_missing{model_name=\"test\"} 1"));
+  EXPECT_THAT(page, Not(HasSubstr("usd")));
+}
+
+TEST_F(MetricsPageTest, StepsOfOneRecordKeepTheirSums) {
+  // As when the ring was full: two prefill steps and a decode step in one record.
+  StepRecord record;
+  record.steps.push_back(
+      {.step_ns = kStepNs, .modelled_ns = kStepNs, .prefill_tokens = 8, .sequences = 1});
+  record.steps.push_back({.step_ns = kStepNs,
+                          .modelled_ns = kStepNs,
+                          .prefill_tokens = 4,
+                          .decode_tokens = 2,
+                          .sequences = 3});
+  record.steps.push_back(
+      {.step_ns = kStepNs, .modelled_ns = 2 * kStepNs, .decode_tokens = 3, .sequences = 3});
+  record.time_to_first_token_ns = {5, 6};
+  record.inter_token_ns = {1, 1, 1, 1, 1};
+  metrics_.Observe(record);
+  auto page = Page();
+  EXPECT_EQ(page["vllm:iteration_tokens_total_sum"], 12 + 7);
+  EXPECT_EQ(page["vllm:iteration_tokens_total_count"], 3);
+  EXPECT_EQ(page["tuppence_step_seconds_count{phase=\"prefill\"}"], 1);
+  EXPECT_EQ(page["tuppence_step_seconds_count{phase=\"mixed\"}"], 1);
+  EXPECT_EQ(page["tuppence_step_seconds_count{phase=\"decode\"}"], 1);
+  EXPECT_EQ(page["tuppence_step_model_relative_error_bucket{le=\"0.5\"}"], 2);
+  EXPECT_EQ(page["tuppence_step_sequences_sum"], 7);
+}
+
+TEST_F(MetricsPageTest, RefusalsAreCountedByReason) {
+  Refusal refusal;
+  refusal.reason = reason::kQueueFull;
+  counters_.CountRefused(RefusalStatus(absl::StatusCode::kUnavailable, "full", refusal));
+  counters_.CountRefused(absl::InternalError("unforeseen"));
+  counters_.CountRefused(absl::OkStatus());
+  auto page = Page();
+  EXPECT_EQ(page["tuppence_refusals_total{reason=\"QUEUE_FULL\"}"], 1);
+  EXPECT_EQ(page["tuppence_refusals_total{reason=\"OTHER\"}"], 1);
+  EXPECT_EQ(page["tuppence_refusals_total{reason=\"DRAINING\"}"], 0);
+}
+
+class FewTenantsTest : public MetricsPageTest {
+ protected:
+  FewTenantsTest() : MetricsPageTest(/*tenants_max=*/2) {}
+};
+
+TEST_F(FewTenantsTest, LabelsStayFewAndTheirSumIsExact) {
+  double machine_seconds = 0;
+  std::map<std::string, double> before;
+  for (int i = 0; i < 40; ++i) {
+    // Ten names; "big" comes late and spends most.
+    const std::string tenant = i >= 10 && i % 2 == 0 ? "big" : absl::StrCat("tenant-", i % 10);
+    Submit(8, tenant == "big" ? 40 : 4, tenant);
+    RunAll();
+    auto page = Page();
+    std::set<std::string> labels;
+    double sum = 0;
+    for (const auto& [name, value] : page) {
+      if (!absl::StartsWith(name, "tuppence_tenant_machine_seconds_total{")) continue;
+      labels.insert(std::vector<std::string>(absl::StrSplit(name, '"'))[1]);
+      sum += value;
+      if (before.count(name) > 0) {
+        EXPECT_GE(value, before[name]) << name << " fell at request " << i;
+      }
+    }
+    EXPECT_LE(labels.size(), 3u);
+    EXPECT_EQ(labels.count("other"), 1u);
+    machine_seconds = 0;
+    for (const RequestRow& row : rows_) machine_seconds += row.cost.machine_ns * 1e-9;
+    EXPECT_NEAR(sum, machine_seconds, 1e-9);
+    before = page;
+  }
+  EXPECT_THAT(metrics_.Format(parts_), HasSubstr("tenant=\"big\""));
+}
+
+TEST(CapacityTest, OneSlowStreamKeepsAMachineBusyAtAFewPercent) {
+  // Reading the weights is nearly all: 32 sequences take hardly longer than one.
+  const StepCostCoefficients coefficients = {
+      .launch_ns = 0, .weights_ns = 10e6, .token_ns = 1000, .attention_ns = 0, .kv_read_ns = 1};
+  const CapacityLimits limits = {
+      .sequences_max = 64, .pool_tokens = 32 * 200, .inter_token_target_seconds = 0.05};
+  CapacityMeter meter(0);
+  int64_t now_ns = 0;
+  while (now_ns < 60'000'000'000) {
+    now_ns += 10'000'000;  // a step of one token, all the time
+    meter.AddStep(now_ns, 0, 1);
+  }
+  meter.AddRequest(now_ns, 100, 100);
+  EXPECT_NEAR(meter.UsedRatio(now_ns, coefficients, limits, 0), 1.0 / 32, 0.003);
+  // A minute later nothing is left of it.
+  EXPECT_EQ(meter.UsedRatio(now_ns + 61'000'000'000, coefficients, limits, 0), 0);
+}
+
+TEST(CapacityTest, TheInterTokenTargetBoundsIt) {
+  const StepCostCoefficients coefficients = {
+      .launch_ns = 0, .weights_ns = 1e6, .token_ns = 1e6, .attention_ns = 0, .kv_read_ns = 0};
+  const WorkMix mix = {.decode_tokens = 100, .prompt_tokens = 10, .completion_tokens = 10};
+  // A millisecond a token: ten sequences fit in ten milliseconds, though the pool has room for
+  // more.
+  const CapacityLimits limits = {
+      .sequences_max = 64, .pool_tokens = 10000, .inter_token_target_seconds = 0.01};
+  EXPECT_NEAR(CapacityTokensPerSecond(coefficients, limits, mix), 1000, 1);
+  // With nine prompt tokens to each, only one fits; the rate is the same, for it is all arithmetic.
+  const WorkMix prompts = {
+      .prefill_tokens = 900, .decode_tokens = 100, .prompt_tokens = 90, .completion_tokens = 10};
+  EXPECT_NEAR(CapacityTokensPerSecond(coefficients, limits, prompts), 1000, 1);
+}
+
+}  // namespace
+}  // namespace tuppence
