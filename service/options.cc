@@ -200,6 +200,23 @@ void AddServeFlags(CLI::App& app, ServeOptions* options) {
       ->type_name("USD");
   table.Add("rate-card-id", &options->rate_card_id, "name of that price in answers and records");
   table
+      .Add("usage-store", &options->usage_store,
+           "the books: a row for each request, durable before its last message, and the periods "
+           "that invoices are made of (SQLite; made where it does not exist); without one nothing "
+           "is kept")
+      ->type_name("FILE");
+  table
+      .Add("when-unrecordable", &options->when_unrecordable,
+           "while the store cannot be written: refuse new requests, or serve them, marked "
+           "unrecorded and billed to nobody")
+      ->check(CLI::IsMember({"refuse", "serve"}));
+  table
+      .Add("keep-requests-days", &options->keep_requests_days,
+           "rows of requests are removed from the store after so long; periods stay 400 days")
+      ->check(CLI::Range(1, 400));
+  table.Add("instance", &options->instance,
+            "this machine's name in the store, as its bill has it; the host's name otherwise");
+  table
       .AddSeconds("inter-token-target-seconds", &options->inter_token_target_seconds,
                   "time between two tokens of an answer that still counts as good service: "
                   "tuppence_capacity_used_ratio is measured against it")

@@ -63,6 +63,10 @@ struct ServeOptions {
 
   double price_per_hour = -1;  // USD; below 0: no price
   std::string rate_card_id = "default";
+  std::string usage_store;  // "": nothing is kept
+  std::string when_unrecordable = "refuse";
+  int keep_requests_days = 90;
+  std::string instance;                     // "": the host's name
   double inter_token_target_seconds = 0.1;  // what capacity is measured against
   int64_t conservation_drill_ns = 0;
 

@@ -21,7 +21,7 @@
 #include "scheduler/clock.h"
 #include "scheduler/engine.h"
 #include "service/admin_server.h"
-#include "service/books_thread.h"
+#include "service/bookkeeper.h"
 #include "service/call_registry.h"
 #include "service/metrics.h"
 #include "service/model_loader.h"
@@ -31,6 +31,7 @@
 #include "service/service_parts.h"
 #include "service/signals.h"
 #include "service/status_page.h"
+#include "service/usage_store.h"
 #include "service/version.h"
 
 namespace tuppence {
@@ -122,6 +123,13 @@ void SetEngineOptions(const ServeOptions& options, int64_t started_ns, EngineOpt
   }
 }
 
+BookkeeperOptions BookkeeperOptionsOf(const ServeOptions& options, std::atomic<bool>* unrecorded) {
+  BookkeeperOptions books;
+  if (options.when_unrecordable == "serve") books.when_unrecordable = WhenUnrecordable::kServe;
+  books.unrecorded = unrecorded;
+  return books;
+}
+
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadAndTell(const ServeOptions& options) {
   LoadOptions load{.model = options.model, .progress = {}};
   int64_t told = 0;
@@ -187,10 +195,24 @@ AdminRoutes Pages(const AdminState* state) {
            }}};
 }
 
+// Null where none is asked for.
+absl::StatusOr<std::unique_ptr<UsageStore>> OpenStore(const ServeOptions& options,
+                                                      int64_t started_ns, const Clock* clock) {
+  if (options.usage_store.empty()) return nullptr;
+  const int64_t started_utc_ns = clock->UtcNs() - (clock->NowNs() - started_ns);
+  return UsageStore::Open(
+      {.path = options.usage_store, .keep_requests_days = options.keep_requests_days},
+      {.instance = options.instance,
+       .version = kVersion,
+       .started_ns = started_ns,
+       .started_utc_ns = started_utc_ns},
+      clock);
+}
+
 // Takes no new requests, lets the running ones finish in time, ends the rest. A second signal makes
 // the time up at once.
 void Drain(const ServeOptions& options, const Clock& clock, Signals* signals, Server* server,
-           Engine* engine) {
+           Engine* engine, Bookkeeper* books) {
   const int seen = signals->count();
   spdlog::info("draining: no new requests; running ones have {} seconds", options.drain_seconds);
   server->SetNotServing();
@@ -203,6 +225,7 @@ void Drain(const ServeOptions& options, const Clock& clock, Signals* signals, Se
       engine->BeginDrain(clock.NowNs());
     }
   }
+  books->FinishTelling();
   server->Stop(kLastWordsNs);
   const AccountTotals accounts = engine->Snapshot().accounts;
   spdlog::info("drained: {:.1f} s of machine time for requests, {:.1f} s idle",
@@ -211,15 +234,16 @@ void Drain(const ServeOptions& options, const Clock& clock, Signals* signals, Se
 
 // Serves until a signal or the engine's failure. The exit code.
 int ServeUntilStopped(const ServeOptions& options, const Clock& clock, Signals* signals,
-                      Server* server, Engine* engine) {
+                      Server* server, Engine* engine, Bookkeeper* books) {
   while (signals->WaitForMoreThan(0, kLookNs) == 0) {
     if (!engine->Snapshot().failed) continue;
     spdlog::error("the engine has failed; ending, so that a new process can start");
     server->SetNotServing();
+    books->FinishTelling();
     server->Stop(kLastWordsNs);
     return kEngineFailed;
   }
-  Drain(options, clock, signals, server, engine);
+  Drain(options, clock, signals, server, engine, books);
   return 0;
 }
 
@@ -248,6 +272,9 @@ void TellAddresses(const ServeOptions& options, const Server& server, const Admi
   } else {
     spdlog::info("price: none; answers carry machine time, --price-per-hour adds money");
   }
+  spdlog::info("usage store: {}", options.usage_store.empty()
+                                      ? "none; --usage-store FILE keeps the books"
+                                      : options.usage_store);
 }
 
 void PrintSettings(const CLI::App& flags) {
@@ -277,6 +304,8 @@ int Serve(const ServeOptions& options) {
   if (absl::Status status = CheckFiles(options); !status.ok()) return Fail(status);
   auto admin = AdminServer::Start(options.admin_host, options.admin_port, Pages(&state));
   if (!admin.ok()) return Fail(admin.status());
+  auto store = OpenStore(options, started_ns, &clock);
+  if (!store.ok()) return Fail(store.status());
   auto loaded = LoadAndTell(options);
   if (!loaded.ok()) return Fail(loaded.status());
 
@@ -284,23 +313,34 @@ int Serve(const ServeOptions& options) {
   SetEngineOptions(options, started_ns, &engine_options);
   StepRecords records(kStepRecords, engine_options.sequences_max);
   engine_options.records = &records;
+  std::atomic<bool> unrecorded = false;
+  engine_options.unrecorded = &unrecorded;
+  if (*store != nullptr) {
+    absl::Status named =
+        (*store)->NameModel((*loaded)->served.name, (*loaded)->served.arithmetic_id,
+                            engine_options.rate_card.machine_share_ppm);
+    if (!named.ok()) return Fail(named);
+  }
   AdmissionControl admission(AdmissionOf(options));
   Engine engine(engine_options, (*loaded)->executor(), (*loaded)->served.tokenizer.get(), &clock);
   CallRegistry calls;
   ServiceCounters counters;
   RequestLog log(MakeStdoutLogger());
   Metrics metrics(MetricsOptionsOf(options, (*loaded)->served), &clock);
-  const ServiceParts parts{.model = &(*loaded)->served,
-                           .engine = &engine,
-                           .admission = &admission,
-                           .clock = &clock,
-                           .calls = &calls,
-                           .log = &log,
-                           .counters = &counters,
-                           .limits = CallLimitsOf(options, (*loaded)->served),
-                           .metrics = &metrics};
   if (absl::Status status = engine.WarmUp(); !status.ok()) return Fail(status);
-  std::optional<BooksThread> books(std::in_place, &records, engine.notifier(), &metrics);
+  std::optional<Bookkeeper> books(std::in_place, BookkeeperOptionsOf(options, &unrecorded),
+                                  store->get(), &records, engine.notifier(), &metrics, &clock);
+  ServiceParts parts{.model = &(*loaded)->served,
+                     .engine = &engine,
+                     .admission = &admission,
+                     .clock = &clock,
+                     .calls = &calls,
+                     .log = &log,
+                     .counters = &counters,
+                     .limits = CallLimitsOf(options, (*loaded)->served),
+                     .metrics = &metrics,
+                     .books = &*books};
+  if (*store != nullptr) parts.store = [&books] { return books->Snapshot(); };
   engine.Start();
   auto server = Server::Start(ServerOptionsOf(options), parts);
   if (!server.ok()) {
@@ -313,7 +353,7 @@ int Serve(const ServeOptions& options) {
   state.server = server->get();
   spdlog::info("ready after {:.1f} seconds; Ctrl-C drains and ends",
                (clock.NowNs() - started_ns) / 1e9);
-  const int code = ServeUntilStopped(options, clock, &signals, server->get(), &engine);
+  const int code = ServeUntilStopped(options, clock, &signals, server->get(), &engine, &*books);
   admin->reset();  // its pages look at the parts below
   engine.Stop();
   books.reset();  // the last period is in it
