@@ -98,8 +98,7 @@ class MachineComparer {
     for (const BillLine& line : lines) Place(line);
     for (const Span& span : spans_) CompareSpan(span);
     for (const Held& held : held_) {
-      const int64_t ns =
-          std::min(held.to_ns, bill_to_ns) - std::max(held.from_ns, bill_from_ns);
+      const int64_t ns = std::min(held.to_ns, bill_to_ns) - std::max(held.from_ns, bill_from_ns);
       if (ns > 0) CountBooked(held, ns);
     }
     Finish();

@@ -49,8 +49,8 @@ absl::StatusOr<BillLine> ReadLine(const std::map<std::string, std::string>& cell
   BillLine bill;
   bill.instance = cells.at("instance");
   if (bill.instance.empty()) return Wrong(line, "names no instance");
-  for (const auto& [name, time] : {std::pair{"start", &bill.start_utc_ns},
-                                   std::pair{"end", &bill.end_utc_ns}}) {
+  for (const auto& [name, time] :
+       {std::pair{"start", &bill.start_utc_ns}, std::pair{"end", &bill.end_utc_ns}}) {
     absl::Time parsed;
     std::string error;
     if (!absl::ParseTime(absl::RFC3339_full, cells.at(name), &parsed, &error)) {
@@ -131,8 +131,8 @@ absl::StatusOr<std::vector<BillLine>> ParseBill(std::string_view csv) {
       continue;
     }
     if (cells.size() != heading.size()) {
-      return Wrong(number, absl::StrCat("has ", cells.size(), " cells, the heading has ",
-                                        heading.size()));
+      return Wrong(number,
+                   absl::StrCat("has ", cells.size(), " cells, the heading has ", heading.size()));
     }
     std::map<std::string, std::string> named;
     for (size_t i = 0; i < cells.size(); ++i) named[heading[i]] = cells[i];
@@ -153,8 +153,7 @@ absl::StatusOr<std::vector<BillLine>> ReadBill(const std::string& path) {
   const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   absl::StatusOr<std::vector<BillLine>> bill = ParseBill(text);
   if (!bill.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--bill ", path, ": ", bill.status().message()));
+    return absl::InvalidArgumentError(absl::StrCat("--bill ", path, ": ", bill.status().message()));
   }
   return bill;
 }

@@ -39,8 +39,8 @@ bool HasNegative(const StoredPeriod& period) {
   int64_t least = std::min({booked.startup_ns, booked.idle_ns, booked.request_ns,
                             booked.overhead_ns, booked.drain_ns, booked.unrecorded_ns});
   for (const StoredCharge& charge : period.charges) {
-    least = std::min({least, charge.request_ns, charge.open_ns, charge.written_off_ns,
-                      charge.lost_ns});
+    least =
+        std::min({least, charge.request_ns, charge.open_ns, charge.written_off_ns, charge.lost_ns});
   }
   return least < 0 || period.micro_usd_per_hour.value_or(0) < 0;
 }
@@ -85,9 +85,9 @@ class InvoiceMaker {
     absl::Status status = reader->ForEachPeriod(
         [&](const StoredPeriod& period) { return TakePeriod(reader->path(), period); });
     CloseRun();
-    status.Update(reader->ForEachRequest(
-        invoice_.options.window,
-        [&](const StoredRequest& row) { return TakeRow(reader->path(), row, *cards); }));
+    status.Update(reader->ForEachRequest(invoice_.options.window, [&](const StoredRequest& row) {
+      return TakeRow(reader->path(), row, *cards);
+    }));
     const absl::StatusOr<int64_t> removed = reader->RemovedRequests();
     status.Update(removed.status());
     if (status.ok()) invoice_.removed_rows += *removed;
@@ -114,9 +114,9 @@ class InvoiceMaker {
     const absl::StatusOr<const StoredRun*> run = RunOf(path, period.run_id);
     if (!run.ok()) return run.status();
     if (HasNegative(period)) {
-      return absl::DataLossError(absl::StrCat(
-          path, ": period ", period.number, " of run ", period.run_id,
-          " has a negative number; `tuppence ledger verify` names what is wrong"));
+      return absl::DataLossError(
+          absl::StrCat(path, ": period ", period.number, " of run ", period.run_id,
+                       " has a negative number; `tuppence ledger verify` names what is wrong"));
     }
     if (period.run_id != current_run_) CloseRun();
     current_run_ = period.run_id;
@@ -163,8 +163,7 @@ class InvoiceMaker {
                        const std::map<std::string, RateCard>& cards) {
     const absl::StatusOr<const StoredRun*> run = RunOf(path, row.run_id);
     if (!run.ok()) return run.status();
-    InvoiceLine& line =
-        invoice_.lines[{days_.DayOf(row.ended_utc_ns), row.tenant, row.model}];
+    InvoiceLine& line = invoice_.lines[{days_.DayOf(row.ended_utc_ns), row.tenant, row.model}];
     ++line.requests;
     line.prompt_tokens += row.prompt_tokens;
     line.cached_tokens += row.cached_tokens;
@@ -330,10 +329,9 @@ class InvoiceMaker {
     lines.lost_nanousd = NanoUsd(exact_.lost);
     lines.unrecorded_nanousd = NanoUsd(exact_.unrecorded);
     lines.rounding_nanousd = SignedNanoUsd(exact_.rounding);
-    lines.other_nanousd =
-        invoice_.tenants.usage.nanousd -
-        (lines.told_nanousd + lines.open_nanousd + lines.written_off_nanousd +
-         lines.lost_nanousd - lines.unrecorded_nanousd + lines.rounding_nanousd);
+    lines.other_nanousd = invoice_.tenants.usage.nanousd -
+                          (lines.told_nanousd + lines.open_nanousd + lines.written_off_nanousd +
+                           lines.lost_nanousd - lines.unrecorded_nanousd + lines.rounding_nanousd);
     // These lines themselves are rounded, and so are the invoice's: a few nano-dollars are that.
     const int64_t slack = 6 + static_cast<int64_t>(invoice_.lines.size());
     if (std::abs(lines.other_nanousd) <= slack) {
@@ -397,9 +395,10 @@ absl::StatusOr<int64_t> ParseInvoiceTime(const std::string& text, absl::TimeZone
   if (text.size() == 10 && absl::ParseCivilTime(text, &day)) {
     time = absl::FromCivil(day, time_zone);
   } else if (!absl::ParseTime(absl::RFC3339_full, text, &time, &error)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "\"", text, "\" is neither a day, as 2026-11-01, nor a time with offset, as "
-        "2026-11-01T12:00:00+01:00"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", text,
+                     "\" is neither a day, as 2026-11-01, nor a time with offset, as "
+                     "2026-11-01T12:00:00+01:00"));
   }
   return absl::ToUnixNanos(time);
 }

@@ -75,8 +75,8 @@ struct InvoiceLine {
   int64_t reference_requests = 0;  // rows with a reference price
   // Time charged on that day.
   PricedTime usage;
-  PricedTime written_off;       // of usage; its nanousd is the credit
-  int64_t allocated_ns = 0;     // a share of the other accounts
+  PricedTime written_off;    // of usage; its nanousd is the credit
+  int64_t allocated_ns = 0;  // a share of the other accounts
   int64_t allocated_nanousd = 0;
 
   int64_t allocation_nanousd() const { return usage.nanousd + allocated_nanousd; }
@@ -120,12 +120,12 @@ struct Invoice {
   std::array<PricedTime, kOtherAccounts> accounts;  // all machine days
   int64_t unallocated_ns = 0;
   int64_t unallocated_nanousd = 0;
-  PricedTime machine;        // everything: the time the processes held the machines
-  int64_t down_ns = 0;       // between two processes of one boot; not held, not in `machine`
-  int64_t not_booked_ns = 0; // of processes that still run: since their last period; comes later
-  int64_t runs = 0;          // processes in the window
+  PricedTime machine;         // everything: the time the processes held the machines
+  int64_t down_ns = 0;        // between two processes of one boot; not held, not in `machine`
+  int64_t not_booked_ns = 0;  // of processes that still run: since their last period; comes later
+  int64_t runs = 0;           // processes in the window
   int64_t periods = 0;
-  int64_t removed_rows = 0;  // by retention, over all stores
+  int64_t removed_rows = 0;                // by retention, over all stores
   std::vector<std::string> rate_cards;     // ids, in the order they were met
   std::vector<std::string> reference_ids;  // of the rows, where options.reference is none
 

@@ -15,6 +15,8 @@
 namespace tuppence {
 namespace {
 
+enum class Form { kTable, kCsv, kJson, kFocusCsv };
+
 struct Flags {
   std::vector<std::string> stores;
   std::string from;
@@ -27,9 +29,7 @@ struct Flags {
   std::string bill_rates;
   int64_t bill_minimum_seconds = 60;
   int64_t bill_increment_seconds = 1;
-  bool csv = false;
-  bool json = false;
-  bool focus = false;
+  Form form = Form::kTable;
 };
 
 absl::StatusOr<InvoiceOptions> OptionsOf(const Flags& flags) {
@@ -42,9 +42,8 @@ absl::StatusOr<InvoiceOptions> OptionsOf(const Flags& flags) {
                      ": not known; use a name of the IANA database, as Europe/Berlin (Debian "
                      "package tzdata)"));
   }
-  for (const auto& [text, end, name] :
-       {std::tuple{&flags.from, &options.window.from_ns, "--from"},
-        std::tuple{&flags.to, &options.window.to_ns, "--to"}}) {
+  for (const auto& [text, end, name] : {std::tuple{&flags.from, &options.window.from_ns, "--from"},
+                                        std::tuple{&flags.to, &options.window.to_ns, "--to"}}) {
     if (text->empty()) continue;
     const absl::StatusOr<int64_t> time = ParseInvoiceTime(*text, options.time_zone);
     if (!time.ok()) {
@@ -85,27 +84,37 @@ absl::StatusOr<std::string> MakeBillText(const Flags& flags) {
   }
   const absl::StatusOr<BillComparison> comparison = CompareBill(options);
   if (!comparison.ok()) return comparison.status();
-  return flags.json  ? FormatBillJson(*comparison)
-         : flags.csv ? FormatBillCsv(*comparison)
-                     : FormatBillTable(*comparison);
+  switch (flags.form) {
+    case Form::kTable:
+      return FormatBillTable(*comparison);
+    case Form::kCsv:
+      return FormatBillCsv(*comparison);
+    case Form::kJson:
+      return FormatBillJson(*comparison);
+    case Form::kFocusCsv:
+      break;
+  }
+  return absl::InvalidArgumentError(
+      "--format focus-csv does not go with --bill; table, csv and json do");
 }
 
 absl::StatusOr<std::string> MakeText(const Flags& flags) {
-  if (flags.csv + flags.json + flags.focus > 1) {
-    return absl::InvalidArgumentError("--csv, --json and --focus exclude each other");
-  }
-  if (!flags.bill.empty()) {
-    if (flags.focus) return absl::InvalidArgumentError("--focus does not go with --bill");
-    return MakeBillText(flags);
-  }
+  if (!flags.bill.empty()) return MakeBillText(flags);
   const absl::StatusOr<InvoiceOptions> options = OptionsOf(flags);
   if (!options.ok()) return options.status();
   const absl::StatusOr<Invoice> invoice = MakeInvoice(*options);
   if (!invoice.ok()) return invoice.status();
-  if (flags.csv) return FormatInvoiceCsv(*invoice);
-  if (flags.json) return FormatInvoiceJson(*invoice);
-  if (flags.focus) return FormatInvoiceFocus(*invoice);
-  return FormatInvoiceTable(*invoice);
+  switch (flags.form) {
+    case Form::kTable:
+      return FormatInvoiceTable(*invoice);
+    case Form::kCsv:
+      return FormatInvoiceCsv(*invoice);
+    case Form::kJson:
+      return FormatInvoiceJson(*invoice);
+    case Form::kFocusCsv:
+      return FormatInvoiceFocus(*invoice);
+  }
+  return absl::InternalError("no such form");
 }
 
 int RunInvoice(const Flags& flags) {
@@ -121,10 +130,8 @@ void AddFlags(CLI::App& command, Flags* flags) {
   command.add_option("store", flags->stores, "Usage stores, one or more")->required();
   command.add_option("--from", flags->from,
                      "First moment that counts: a day, as 2026-11-01, or a time with offset");
-  command.add_option("--to", flags->to,
-                     "First moment that no longer counts, written the same way");
-  command
-      .add_option("--time-zone", flags->time_zone, "Whose days, a name of the IANA database")
+  command.add_option("--to", flags->to, "First moment that no longer counts, written the same way");
+  command.add_option("--time-zone", flags->time_zone, "Whose days, a name of the IANA database")
       ->capture_default_str();
   const std::map<std::string, Allocation> allocations = {
       {"proportional", Allocation::kProportional},
@@ -142,9 +149,16 @@ void AddFlags(CLI::App& command, Flags* flags) {
   command.add_option("--reprice", flags->reprice,
                      "Another view, marked as such: at these rate cards in place of the booked "
                      "ones. The store stays as it is");
-  command.add_flag("--csv", flags->csv, "As CSV, amounts in nano-dollars");
-  command.add_flag("--json", flags->json, "As JSON, amounts in nano-dollars");
-  command.add_flag("--focus", flags->focus, "As CSV with FOCUS columns, for cost tools");
+  const std::map<std::string, Form> forms = {{"table", Form::kTable},
+                                             {"csv", Form::kCsv},
+                                             {"json", Form::kJson},
+                                             {"focus-csv", Form::kFocusCsv}};
+  command
+      .add_option("--format", flags->form,
+                  "A table for people; CSV or JSON, amounts in nano-dollars; CSV with FOCUS "
+                  "columns, for cost tools")
+      ->transform(CLI::CheckedTransformer(forms).description("table|csv|json|focus-csv"))
+      ->default_str("table");
   command.add_option("--bill", flags->bill,
                      "Compare with the cloud's bill instead: CSV with the columns instance, "
                      "start, end, amount, and usd_per_hour where the bill names it");
@@ -173,7 +187,7 @@ void AddInvoiceCommand(CLI::App& app, int* exit_code) {
       "Totals come from the periods, counts from the request rows. The total is the rate times\n"
       "the time the process held the machine, to the nano-dollar.\n\n"
       "  tuppence invoice usage.db --from 2026-11-01 --to 2026-12-01 --time-zone Europe/Berlin\n"
-      "  tuppence invoice a.db b.db --reference-price gpt-4o-mini --json\n"
+      "  tuppence invoice a.db b.db --reference-price gpt-4o-mini --format json\n"
       "  tuppence invoice a.db b.db --bill november.csv");
   AddFlags(*command, flags.get());
   command->callback([flags, exit_code] { *exit_code = RunInvoice(*flags); });

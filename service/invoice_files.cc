@@ -18,11 +18,10 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 std::string CsvRow(const std::vector<std::string>& cells) {
-  return absl::StrCat(absl::StrJoin(cells, ",",
-                                    [](std::string* out, const std::string& cell) {
-                                      out->append(CsvCell(cell));
-                                    }),
-                      "\n");
+  return absl::StrCat(
+      absl::StrJoin(cells, ",",
+                    [](std::string* out, const std::string& cell) { out->append(CsvCell(cell)); }),
+      "\n");
 }
 
 // Money, or nothing where no rate is known: never zero.
@@ -112,8 +111,7 @@ Json TotalJson(const Invoice& invoice) {
 
 // FOCUS wants times in UTC.
 std::string UtcStart(absl::CivilSecond second, absl::TimeZone zone) {
-  return absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::FromCivil(second, zone),
-                          absl::UTCTimeZone());
+  return absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::FromCivil(second, zone), absl::UTCTimeZone());
 }
 
 constexpr char kFocusHeader[] =
@@ -247,8 +245,7 @@ std::string FormatInvoiceJson(const Invoice& invoice) {
                                     {"unallocated_nanousd", day.unallocated_nanousd}});
   }
   json["total"] = TotalJson(invoice);
-  json["told"] =
-      options.reprice.has_value() ? Json() : ReconciliationJson(invoice.reconciliation);
+  json["told"] = options.reprice.has_value() ? Json() : ReconciliationJson(invoice.reconciliation);
   json["reference"] = ReferenceJson(invoice);
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
@@ -256,8 +253,9 @@ std::string FormatInvoiceJson(const Invoice& invoice) {
 absl::StatusOr<std::string> FormatInvoiceFocus(const Invoice& invoice) {
   if (invoice.machine.unpriced_ns > 0) {
     return absl::FailedPreconditionError(absl::StrCat(
-        "--focus: ", FormatUsd(invoice.machine.unpriced_ns), " s of this time have no rate card, "
-        "and FOCUS has no cost that is unknown; use --reprice CARDS, or --csv"));
+        "--format focus-csv: ", FormatUsd(invoice.machine.unpriced_ns),
+        " s of this time have no rate card, "
+        "and FOCUS has no cost that is unknown; use --reprice CARDS, or another format"));
   }
   std::string csv = kFocusHeader;
   for (const auto& [key, line] : invoice.lines) {

@@ -29,18 +29,17 @@ std::string WindowText(const Invoice& invoice) {
 }
 
 std::string Heading(const Invoice& invoice) {
-  std::string text = absl::StrCat("Invoice: ", WindowText(invoice), "; days of ",
-                                  invoice.options.time_zone.name(), "; ",
-                                  absl::StrJoin(invoice.options.stores, ", "), "\n");
+  std::string text =
+      absl::StrCat("Invoice: ", WindowText(invoice), "; days of ", invoice.options.time_zone.name(),
+                   "; ", absl::StrJoin(invoice.options.stores, ", "), "\n");
   if (invoice.options.reprice.has_value()) {
     absl::StrAppend(&text, "REPRICED: another view, at cards that were not booked. ",
                     "Nothing in the store has changed.\n");
   }
-  absl::StrAppend(
-      &text, "Rate cards: ",
-      invoice.rate_cards.empty() ? "none" : absl::StrJoin(invoice.rate_cards, ", "),
-      ". usage: what requests used; allocation: and a share of the rest (--allocate=",
-      AllocationName(invoice.options.allocation), ").\n\n");
+  absl::StrAppend(&text, "Rate cards: ",
+                  invoice.rate_cards.empty() ? "none" : absl::StrJoin(invoice.rate_cards, ", "),
+                  ". usage: what requests used; allocation: and a share of the rest (--allocate=",
+                  AllocationName(invoice.options.allocation), ").\n\n");
   return text;
 }
 
@@ -49,8 +48,8 @@ std::string LinesTable(const Invoice& invoice) {
   table.Column("day");
   table.Column("tenant");
   table.Column("model");
-  for (const char* number : {"requests", "prompt", "cached", "completion", "machine s",
-                             "usage USD", "credit USD", "allocation USD"}) {
+  for (const char* number : {"requests", "prompt", "cached", "completion", "machine s", "usage USD",
+                             "credit USD", "allocation USD"}) {
     table.Column(number, /*right=*/true);
   }
   const auto row = [&](std::string day, std::string tenant, std::string model,
@@ -97,13 +96,13 @@ std::string MachineTable(const Invoice& invoice) {
   note(invoice.down_ns, "between two processes of one boot were down: not held, not in the total.");
   note(invoice.not_booked_ns, "of running processes are not booked yet.");
   if (invoice.unallocated_ns > 0) {
-    absl::StrAppend(&text, "Of the rest, ", Seconds(invoice.unallocated_ns), " s (",
-                    invoice.priced() ? absl::StrCat(FormatUsd(invoice.unallocated_nanousd), " USD")
-                                     : kNoRate,
-                    ") are in no tenant's allocation",
-                    invoice.options.allocation == Allocation::kNone
-                        ? ".\n"
-                        : ": nobody asked anything on those days.\n");
+    absl::StrAppend(
+        &text, "Of the rest, ", Seconds(invoice.unallocated_ns), " s (",
+        invoice.priced() ? absl::StrCat(FormatUsd(invoice.unallocated_nanousd), " USD") : kNoRate,
+        ") are in no tenant's allocation",
+        invoice.options.allocation == Allocation::kNone
+            ? ".\n"
+            : ": nobody asked anything on those days.\n");
   }
   return text;
 }
@@ -153,9 +152,11 @@ std::string ReferenceText(const Invoice& invoice) {
                   " requests.\n");
   if (!invoice.priced()) return text + "Saving: no rate card, so nothing to compare it with.\n";
   const int64_t saving = invoice.saving_nanousd();
-  absl::StrAppend(&text, saving >= 0 ? "Saved against it, the whole machine counted: "
-                                     : "The API would have been cheaper by ",
-                  FormatUsd(std::abs(saving)), " USD", saving >= 0 ? ".\n" : ", the whole machine counted.\n");
+  absl::StrAppend(&text,
+                  saving >= 0 ? "Saved against it, the whole machine counted: "
+                              : "The API would have been cheaper by ",
+                  FormatUsd(std::abs(saving)), " USD",
+                  saving >= 0 ? ".\n" : ", the whole machine counted.\n");
   if (const auto even = invoice.break_even_requests(); even.has_value()) {
     absl::StrAppend(&text, "Break-even: ", WithCommas(*even),
                     " requests of this mix in this time; there were ",
@@ -188,8 +189,8 @@ std::string FormatInvoiceTable(const Invoice& invoice) {
   if (invoice.periods == 0 && invoice.tenants.requests == 0) {
     return absl::StrCat(Heading(invoice), "Nothing is booked in this time.\n");
   }
-  std::string text = absl::StrCat(Heading(invoice), LinesTable(invoice), "\n",
-                                  MachineTable(invoice));
+  std::string text =
+      absl::StrCat(Heading(invoice), LinesTable(invoice), "\n", MachineTable(invoice));
   if (invoice.priced() && !invoice.options.reprice.has_value()) {
     absl::StrAppend(&text, "\n", ReconciliationTable(invoice));
   }

@@ -27,8 +27,8 @@ void RaiseLargest(std::span<const ExactMoney> remainders, int64_t count,
 }  // namespace
 
 std::string FormatUsd(int64_t nanousd) {
-  const uint64_t size = nanousd < 0 ? uint64_t{0} - static_cast<uint64_t>(nanousd)
-                                    : static_cast<uint64_t>(nanousd);
+  const uint64_t size =
+      nanousd < 0 ? uint64_t{0} - static_cast<uint64_t>(nanousd) : static_cast<uint64_t>(nanousd);
   return absl::StrFormat("%s%d.%09d", nanousd < 0 ? "-" : "", size / kNanoUsdPerUsd,
                          size % kNanoUsdPerUsd);
 }

@@ -112,8 +112,9 @@ struct Entry {
 };
 
 absl::StatusOr<Entry> ReadCard(const Json& json, const std::string& where) {
-  absl::Status keys = CheckKeys(json, where, {"id", "valid_from", "valid_to", "usd_per_hour",
-                                              "components", "source", "note"});
+  absl::Status keys =
+      CheckKeys(json, where,
+                {"id", "valid_from", "valid_to", "usd_per_hour", "components", "source", "note"});
   if (!keys.ok()) return keys;
   Entry entry;
   absl::StatusOr<std::string> id = TextAt(json, "id", where);
@@ -198,16 +199,15 @@ absl::StatusOr<RateCards> RateCards::Parse(std::string_view text) {
     }
     cards.cards_.push_back(entries[i].card);
   }
-  cards.end_utc_ns_ =
-      entries.back().valid_to_utc_ns.value_or(std::numeric_limits<int64_t>::max());
+  cards.end_utc_ns_ = entries.back().valid_to_utc_ns.value_or(std::numeric_limits<int64_t>::max());
   return cards;
 }
 
 absl::StatusOr<RateCards> RateCards::Read(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) {
-    return absl::NotFoundError(absl::StrCat(
-        "rate cards ", path, ": cannot be read; check the path and its permissions"));
+    return absl::NotFoundError(
+        absl::StrCat("rate cards ", path, ": cannot be read; check the path and its permissions"));
   }
   const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   absl::StatusOr<RateCards> cards = Parse(text);
@@ -248,10 +248,6 @@ absl::Status RateCards::CheckReplaces(const RateCards& before, int64_t utc_ns) c
   return absl::OkStatus();
 }
 
-void RateCards::SetMachineShare(int64_t machine_share_ppm) {
-  for (RateCard& card : cards_) card.machine_share_ppm = machine_share_ppm;
-}
-
 absl::StatusOr<RateCard> MachineCard(std::string_view machine) {
   const Json table = Json::parse(kMachinePricesJson);
   std::vector<std::string> names;
@@ -270,18 +266,6 @@ absl::StatusOr<RateCard> MachineCard(std::string_view machine) {
   return absl::NotFoundError(absl::StrCat(
       "--machine ", machine, ": not in the table of public prices, which has ",
       absl::StrJoin(names, ", "), "; use --price-per-hour or --rate-cards for another"));
-}
-
-std::string DescribeMachines() {
-  const Json table = Json::parse(kMachinePricesJson);
-  std::string text;
-  for (const Json& row : table["machines"]) {
-    absl::StrAppendFormat(&text, "%-22s %8s USD an hour, %s price of %s; %s\n",
-                          row["machine"].get<std::string>(),
-                          row["usd_per_hour"].get<std::string>(), row["kind"].get<std::string>(),
-                          row["date"].get<std::string>(), row["what"].get<std::string>());
-  }
-  return text;
 }
 
 absl::StatusOr<int64_t> ParseMachineShare(std::string_view text) {

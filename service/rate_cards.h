@@ -48,9 +48,6 @@ class RateCards {
   // come again under its id with another price, for the periods booked under it stay as they are.
   absl::Status CheckReplaces(const RateCards& before, int64_t utc_ns) const;
 
-  // Part of the machine that is this process's; of every card.
-  void SetMachineShare(int64_t machine_share_ppm);
-
  private:
   std::vector<RateCard> cards_;  // by valid_from_utc_ns
   int64_t end_utc_ns_ = std::numeric_limits<int64_t>::max();
@@ -59,8 +56,6 @@ class RateCards {
 // The public price of a machine by its name in deploy/machine_prices.json, as a card of all time.
 // NOT_FOUND lists the names there are.
 absl::StatusOr<RateCard> MachineCard(std::string_view machine);
-// The whole table, for people: one line each.
-std::string DescribeMachines();
 
 // 0.25 -> 250,000. INVALID_ARGUMENT unless it is above 0, at most 1 and has at most six decimals.
 absl::StatusOr<int64_t> ParseMachineShare(std::string_view text);

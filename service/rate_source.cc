@@ -14,15 +14,13 @@ absl::StatusOr<RateCards> RateSource::ReadFile(int64_t utc_ns) const {
   absl::StatusOr<RateCards> cards = RateCards::Read(path_);
   if (!cards.ok()) return cards;
   if (!cards->At(utc_ns).known()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("rate cards ", path_, ": leave a gap: none is valid now; the first is valid ",
-                     "from ",
-                     absl::FormatTime(absl::RFC3339_sec,
-                                      absl::FromUnixNanos(cards->cards()[0].valid_from_utc_ns),
-                                      absl::UTCTimeZone()),
-                     "; add the card of today"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "rate cards ", path_, ": leave a gap: none is valid now; the first is valid ", "from ",
+        absl::FormatTime(absl::RFC3339_sec,
+                         absl::FromUnixNanos(cards->cards()[0].valid_from_utc_ns),
+                         absl::UTCTimeZone()),
+        "; add the card of today"));
   }
-  cards->SetMachineShare(machine_share_ppm_);
   return cards;
 }
 
@@ -40,7 +38,7 @@ absl::StatusOr<RateSource> RateSource::Open(const RateOptions& options, int64_t 
     RateCard card;
     card.micro_usd_per_hour = std::llround(options.price_per_hour * 1e6);
     // The price is part of the name where the operator gave none: two prices are two cards.
-    card.id = options.rate_card_id != "default"
+    card.id = !options.rate_card_id.empty()
                   ? options.rate_card_id
                   : absl::StrCat("price-", FormatUsdShort(card.micro_usd_per_hour * 1000));
     card.source = "flag";
@@ -55,12 +53,20 @@ absl::StatusOr<RateSource> RateSource::Open(const RateOptions& options, int64_t 
     if (!cards.ok()) return cards.status();
     source.cards_ = *std::move(cards);
   }
-  source.cards_.SetMachineShare(*share);
   return source;
 }
 
+RateCard RateSource::At(int64_t utc_ns) const {
+  RateCard card = cards_.At(utc_ns);
+  card.machine_share_ppm = machine_share_ppm_;
+  return card;
+}
+
 absl::Status RateSource::Reload(int64_t utc_ns) {
-  if (path_.empty()) return absl::OkStatus();
+  if (path_.empty()) {
+    return absl::FailedPreconditionError(
+        "there is no file of rate cards to read again; --rate-cards FILE names one");
+  }
   absl::StatusOr<RateCards> cards = ReadFile(utc_ns);
   if (!cards.ok()) return cards.status();
   if (absl::Status replaces = cards->CheckReplaces(cards_, utc_ns); !replaces.ok()) {
@@ -76,17 +82,15 @@ std::string RateSource::Describe(int64_t utc_ns) const {
   if (!card.known()) {
     return "price: no rate card; answers carry machine time, --price-per-hour adds money";
   }
-  std::string text =
-      absl::StrCat("price: ", FormatUsdShort(card.micro_usd_per_hour * 1000),
-                   " USD an hour (rate card \"", card.id, "\", ", card.source, ")");
+  std::string text = absl::StrCat("price: ", FormatUsdShort(card.micro_usd_per_hour * 1000),
+                                  " USD an hour (rate card \"", card.id, "\", ", card.source, ")");
   if (card.machine_share_ppm != kPpm) {
-    absl::StrAppend(&text, ", ", FormatUsdShort(card.machine_share_ppm * 1000),
-                    " of the machine");
+    absl::StrAppend(&text, ", ", FormatUsdShort(card.machine_share_ppm * 1000), " of the machine");
   }
   if (const int64_t next = cards_.NextChange(utc_ns); next != std::numeric_limits<int64_t>::max()) {
-    absl::StrAppend(&text, "; the next from ",
-                    absl::FormatTime(absl::RFC3339_sec, absl::FromUnixNanos(next),
-                                     absl::UTCTimeZone()));
+    absl::StrAppend(
+        &text, "; the next from ",
+        absl::FormatTime(absl::RFC3339_sec, absl::FromUnixNanos(next), absl::UTCTimeZone()));
   }
   return text;
 }

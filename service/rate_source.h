@@ -16,9 +16,9 @@ namespace tuppence {
 // At most one of the three names a price.
 struct RateOptions {
   double price_per_hour = -1;  // USD; below 0: none
-  std::string rate_card_id = "default";
-  std::string rate_cards;  // a file
-  std::string machine;     // a name in the table of public prices
+  std::string rate_card_id;    // of price_per_hour; "": named after the price
+  std::string rate_cards;      // a file
+  std::string machine;         // a name in the table of public prices
   std::string machine_share = "1";
 };
 
@@ -29,11 +29,14 @@ class RateSource {
   static absl::StatusOr<RateSource> Open(const RateOptions& options, int64_t utc_ns);
 
   // The card in force; not known() where no price was given.
-  RateCard At(int64_t utc_ns) const { return cards_.At(utc_ns); }
-  const RateCards& cards() const { return cards_; }
+  // Always with this process's share.
+  RateCard At(int64_t utc_ns) const;
+  // From when on it is another; int64's maximum where none follows.
+  int64_t NextChange(int64_t utc_ns) const { return cards_.NextChange(utc_ns); }
   int64_t machine_share_ppm() const { return machine_share_ppm_; }
 
-  // Reads the file again. On an error the cards stay as they were. OK and nothing done without one.
+  // Reads the file again. On an error the cards stay as they were. FAILED_PRECONDITION: there is
+  // none, or it would change a card that has been in force.
   absl::Status Reload(int64_t utc_ns);
 
   // One line for the log.

@@ -42,9 +42,8 @@ absl::Status ReadMicro(const Json& json, const char* key, int64_t least, int64_t
   const absl::StatusOr<int64_t> value = ParseDecimal(text, kMicroDecimals);
   if (!value.ok()) return Wrong(absl::StrCat(key, ": ", value.status().message()));
   if (*value < least || *value > most) {
-    return Wrong(absl::StrCat(key, ": ", text, " is out of range; ",
-                              FormatUsdShort(least * 1000), " to ", FormatUsdShort(most * 1000),
-                              " are allowed"));
+    return Wrong(absl::StrCat(key, ": ", text, " is out of range; ", FormatUsdShort(least * 1000),
+                              " to ", FormatUsdShort(most * 1000), " are allowed"));
   }
   *micro = *value;
   return absl::OkStatus();

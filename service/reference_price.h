@@ -18,8 +18,8 @@ struct ReferencePrice {
   std::string name;
   std::string model;
   std::string source;
-  std::string date;       // when the price was read, YYYY-MM-DD
-  std::string tokenizer;  // "" where none is stated
+  std::string date;             // when the price was read, YYYY-MM-DD
+  std::string tokenizer;        // "" where none is stated
   int64_t input_micro_usd = 0;  // for each million tokens of the reference
   int64_t cached_input_micro_usd = 0;
   int64_t output_micro_usd = 0;

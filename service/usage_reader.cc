@@ -34,10 +34,9 @@ StoredRequest ReadRequest(SqliteRows* rows) {
   row.ended_ns = rows->Integer();
   row.outcome = rows->Text();
   row.code = rows->Integer();
-  for (int64_t* value :
-       {&row.prompt_tokens, &row.cached_tokens, &row.completion_tokens, &row.queue_ns,
-        &row.prefill_time_ns, &row.decode_time_ns, &row.total_ns, &row.time_to_first_token_ns,
-        &row.steps, &row.preemptions}) {
+  for (int64_t* value : {&row.prompt_tokens, &row.cached_tokens, &row.completion_tokens,
+                         &row.queue_ns, &row.prefill_time_ns, &row.decode_time_ns, &row.total_ns,
+                         &row.time_to_first_token_ns, &row.steps, &row.preemptions}) {
     *value = rows->Integer();
   }
   row.mean_requests_per_step = rows->Real();
@@ -46,24 +45,22 @@ StoredRequest ReadRequest(SqliteRows* rows) {
        {&row.machine_ns, &row.shared_ns, &row.own_ns, &row.prefill_ns, &row.decode_ns}) {
     *value = rows->Integer();
   }
+  row.unrecorded_ns = rows->Integer();
   row.written_off = rows->Integer() != 0;
   row.cost_nanousd = rows->IntegerOrNull();
   row.rate_card_id = rows->TextOrNull();
   row.reference_nanousd = rows->IntegerOrNull();
   row.reference_id = rows->TextOrNull();
-  row.unrecorded_ns = rows->Integer();
   return row;
 }
 
 // The charges beside the periods: both come by run and number, so one look ahead joins them.
 class ChargesInStep {
  public:
-  ChargesInStep(sqlite3* database, bool has_lost)
+  explicit ChargesInStep(sqlite3* database)
       : rows_(database,
-              absl::StrCat("SELECT run_id, number, tenant, model, request_ns, open_ns, "
-                           "written_off_ns, ",
-                           has_lost ? "lost_ns" : "0",
-                           " FROM period_charges ORDER BY run_id, number, tenant, model")) {
+              "SELECT run_id, number, tenant, model, request_ns, open_ns, written_off_ns, lost_ns "
+              "FROM period_charges ORDER BY run_id, number, tenant, model") {
     Advance();
   }
 
@@ -127,7 +124,7 @@ absl::StatusOr<std::unique_ptr<UsageReader>> UsageReader::Open(const std::string
   std::error_code error;
   if (!std::filesystem::is_regular_file(path, error)) {
     return absl::NotFoundError(absl::StrCat(
-        path, ": no such file; give the usage store that `tuppence serve --store` wrote"));
+        path, ": no such file; give the usage store that `tuppence serve --usage-store` wrote"));
   }
   sqlite3* database = nullptr;
   const int code = sqlite3_open_v2(path.c_str(), &database, SQLITE_OPEN_READONLY, nullptr);
@@ -144,7 +141,7 @@ UsageReader::~UsageReader() { sqlite3_close(database_); }
 
 absl::Status UsageReader::CheckIsStore() {
   const absl::Status not_a_store = absl::InvalidArgumentError(
-      "is not a usage store of tuppence; give the file that `tuppence serve --store` wrote");
+      "is not a usage store of tuppence; give the file that `tuppence serve --usage-store` wrote");
   if (sqlite3_exec(database_, "BEGIN", nullptr, nullptr, nullptr) != SQLITE_OK) {
     return absl::UnavailableError(sqlite3_errmsg(database_));
   }
@@ -166,12 +163,6 @@ absl::Status UsageReader::CheckIsStore() {
                      kUsageSchemaVersion, "; read it with the version that wrote it"));
   }
   return absl::OkStatus();
-}
-
-bool UsageReader::HasColumn(const char* table, const char* column) const {
-  SqliteRows rows(database_, absl::StrCat("SELECT 1 FROM pragma_table_info('", table,
-                                          "') WHERE name = '", column, "'"));
-  return rows.Next();
 }
 
 absl::StatusOr<std::vector<StoredRun>> UsageReader::Runs() {
@@ -243,7 +234,7 @@ absl::Status UsageReader::ForEachPeriod(
                   "SELECT run_id, number, start_ns, end_ns, utc_start_ns, rate_card_id, "
                   "micro_usd_per_hour, startup_ns, idle_ns, request_ns, overhead_ns, drain_ns, "
                   "unrecorded_ns FROM periods ORDER BY run_id, number");
-  ChargesInStep charges(database_, HasColumn("period_charges", "lost_ns"));
+  ChargesInStep charges(database_);
   while (rows.Next()) {
     StoredPeriod period;
     period.run_id = rows.Text();
@@ -254,9 +245,8 @@ absl::Status UsageReader::ForEachPeriod(
     period.rate_card_id = rows.TextOrNull();
     period.micro_usd_per_hour = rows.IntegerOrNull();
     AccountTotals& accounts = period.accounts;
-    for (int64_t* account :
-         {&accounts.startup_ns, &accounts.idle_ns, &accounts.request_ns, &accounts.overhead_ns,
-          &accounts.drain_ns, &accounts.unrecorded_ns}) {
+    for (int64_t* account : {&accounts.startup_ns, &accounts.idle_ns, &accounts.request_ns,
+                             &accounts.overhead_ns, &accounts.drain_ns, &accounts.unrecorded_ns}) {
       *account = rows.Integer();
     }
     if (absl::Status status = charges.Take(&period); !status.ok()) return Named(status, path_);
@@ -271,15 +261,13 @@ absl::Status UsageReader::ForEachRequest(
     const UtcWindow& ended, const std::function<absl::Status(const StoredRequest&)>& take) {
   SqliteRows rows(
       database_,
-      absl::StrCat(
-          "SELECT sequence, request_id, caller_id, run_id, tenant, model, received_utc_ns, "
-          "ended_utc_ns, ended_ns, outcome, code, prompt_tokens, cached_tokens, "
-          "completion_tokens, queue_ns, prefill_time_ns, decode_time_ns, total_ns, "
-          "time_to_first_token_ns, steps, preemptions, mean_requests_per_step, "
-          "kv_block_seconds, machine_ns, shared_ns, own_ns, prefill_ns, decode_ns, "
-          "written_off, cost_nanousd, rate_card_id, reference_nanousd, reference_id, ",
-          HasColumn("requests", "unrecorded_ns") ? "unrecorded_ns" : "0",
-          " FROM requests WHERE ended_utc_ns >= ?1 AND ended_utc_ns < ?2 ORDER BY sequence"));
+      "SELECT sequence, request_id, caller_id, run_id, tenant, model, received_utc_ns, "
+      "ended_utc_ns, ended_ns, outcome, code, prompt_tokens, cached_tokens, "
+      "completion_tokens, queue_ns, prefill_time_ns, decode_time_ns, total_ns, "
+      "time_to_first_token_ns, steps, preemptions, mean_requests_per_step, "
+      "kv_block_seconds, machine_ns, shared_ns, own_ns, prefill_ns, decode_ns, "
+      "unrecorded_ns, written_off, cost_nanousd, rate_card_id, reference_nanousd, reference_id "
+      "FROM requests WHERE ended_utc_ns >= ?1 AND ended_utc_ns < ?2 ORDER BY sequence");
   rows.Bind(1, ended.from_ns);
   rows.Bind(2, ended.to_ns);
   while (rows.Next()) {

@@ -102,12 +102,12 @@ struct StoredRequest {
   int64_t own_ns = 0;
   int64_t prefill_ns = 0;
   int64_t decode_ns = 0;
+  int64_t unrecorded_ns = 0;  // of machine_ns, booked to the unrecorded account
   bool written_off = false;
   std::optional<int64_t> cost_nanousd;
   std::optional<std::string> rate_card_id;
   std::optional<int64_t> reference_nanousd;
   std::optional<std::string> reference_id;
-  int64_t unrecorded_ns = 0;  // of machine_ns, booked to the unrecorded account
 
   int64_t recorded_ns() const { return machine_ns - unrecorded_ns; }
 };
@@ -146,7 +146,6 @@ class UsageReader {
   UsageReader(std::string path, sqlite3* database) : path_(std::move(path)), database_(database) {}
   absl::Status CheckIsStore();
   absl::Status ReadRunEnds(std::vector<StoredRun>* runs);
-  bool HasColumn(const char* table, const char* column) const;
 
   const std::string path_;
   sqlite3* const database_;
