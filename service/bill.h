@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -28,7 +27,7 @@ struct BillLine {
 
 // CSV with a heading that has instance, start, end, amount and perhaps usd_per_hour, in any order,
 // other columns ignored; times with offset. INVALID_ARGUMENT names the line.
-absl::StatusOr<std::vector<BillLine>> ParseBill(std::string_view csv);
+absl::StatusOr<std::vector<BillLine>> ParseBill(const std::string& csv);
 absl::StatusOr<std::vector<BillLine>> ReadBill(const std::string& path);
 
 enum class BillCause {

@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "nlohmann/json.hpp"
 #include "service/bill.h"
@@ -21,7 +22,7 @@ constexpr int kNanoDecimals = 9;
 constexpr int kMicroDecimals = 6;
 
 // The cells of one CSV line; quoted ones may hold commas and doubled quotes, no line ends.
-std::vector<std::string> Cells(std::string_view line) {
+std::vector<std::string> Cells(const std::string& line) {
   std::vector<std::string> cells(1);
   bool quoted = false;
   for (size_t i = 0; i < line.size(); ++i) {
@@ -41,7 +42,7 @@ std::vector<std::string> Cells(std::string_view line) {
   return cells;
 }
 
-absl::Status Wrong(int64_t line, std::string_view what) {
+absl::Status Wrong(int64_t line, const std::string& what) {
   return absl::InvalidArgumentError(absl::StrCat("line ", line, ": ", what));
 }
 
@@ -108,14 +109,15 @@ nlohmann::ordered_json MachineJson(const BillMachine& machine) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<BillLine>> ParseBill(std::string_view csv) {
+absl::StatusOr<std::vector<BillLine>> ParseBill(const std::string& csv) {
+  absl::string_view left = csv;
   std::vector<BillLine> bill;
   std::vector<std::string> heading;
   int64_t number = 0;
-  while (!csv.empty()) {
-    const size_t end = std::min(csv.find('\n'), csv.size());
-    const std::string_view line = absl::StripAsciiWhitespace(csv.substr(0, end));
-    csv.remove_prefix(std::min(end + 1, csv.size()));
+  while (!left.empty()) {
+    const size_t end = std::min(left.find('\n'), left.size());
+    const std::string line(absl::StripAsciiWhitespace(left.substr(0, end)));
+    left.remove_prefix(std::min(end + 1, left.size()));
     ++number;
     if (line.empty()) continue;
     const std::vector<std::string> cells = Cells(line);

@@ -23,7 +23,7 @@ std::string FormatInvoiceJson(const Invoice& invoice);
 absl::StatusOr<std::string> FormatInvoiceFocus(const Invoice& invoice);
 
 // Quotes where CSV needs it.
-std::string CsvCell(std::string_view text);
+std::string CsvCell(const std::string& text);
 
 // "2026-11-01", and names of the allocation and of the time window for headings.
 std::string FormatDay(absl::CivilDay day);

@@ -40,17 +40,15 @@ std::string FormatUsdShort(int64_t nanousd) {
   return text;
 }
 
-absl::StatusOr<int64_t> ParseDecimal(std::string_view text, int decimals) {
-  const auto refuse = [&](std::string_view why) {
+absl::StatusOr<int64_t> ParseDecimal(const std::string& text, int decimals) {
+  const auto refuse = [&](const std::string& why) {
     return absl::InvalidArgumentError(absl::StrCat("\"", text.substr(0, 40), "\" ", why));
   };
-  std::string_view rest = text;
-  const bool negative = !rest.empty() && rest.front() == '-';
-  if (negative) rest.remove_prefix(1);
+  const bool negative = !text.empty() && text.front() == '-';
   __int128 value = 0;
   int places = -1;  // behind the point; -1: no point yet
   int digits = 0;
-  for (const char c : rest) {
+  for (const char c : negative ? text.substr(1) : text) {
     if (c == '.' && places < 0) {
       places = 0;
       continue;

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -23,7 +22,7 @@ std::string FormatUsdShort(int64_t nanousd);
 // A decimal number as people write amounts, "-12.30", with at most `decimals` of them, as a whole
 // number of 10^-decimals. Exact: no floating point is involved. INVALID_ARGUMENT otherwise, with
 // what was found; the caller adds where.
-absl::StatusOr<int64_t> ParseDecimal(std::string_view text, int decimals);
+absl::StatusOr<int64_t> ParseDecimal(const std::string& text, int decimals);
 
 // Rounds amounts so that the whole is right: the result adds up to NanoUsd(sum of exact), and each
 // part is its exact amount rounded down or up; those with the largest remainders are rounded up, of

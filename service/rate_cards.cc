@@ -26,12 +26,12 @@ constexpr size_t kIdBytesMax = 64;
 constexpr int64_t kMicroUsdPerHourMax = 1'000'000'000'000;  // a million USD; keeps sums in 128 bits
 constexpr size_t kCardsMax = 10'000;
 
-absl::Status Wrong(std::string_view where, std::string_view what) {
+absl::Status Wrong(const std::string& where, const std::string& what) {
   return absl::InvalidArgumentError(absl::StrCat(where, ": ", what));
 }
 
 // Keys outside `allowed` are most often misspelt ones, and would change a price in silence.
-absl::Status CheckKeys(const Json& object, std::string_view where,
+absl::Status CheckKeys(const Json& object, const std::string& where,
                        std::initializer_list<const char*> allowed) {
   if (!object.is_object()) return Wrong(where, "must be an object {...}");
   for (const auto& [key, value] : object.items()) {
@@ -43,7 +43,7 @@ absl::Status CheckKeys(const Json& object, std::string_view where,
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> TextAt(const Json& object, const char* key, std::string_view where) {
+absl::StatusOr<std::string> TextAt(const Json& object, const char* key, const std::string& where) {
   if (!object.contains(key) || !object[key].is_string() || object[key].get<std::string>().empty()) {
     return Wrong(where, absl::StrCat("needs \"", key, "\", a text"));
   }
@@ -52,7 +52,7 @@ absl::StatusOr<std::string> TextAt(const Json& object, const char* key, std::str
 
 // A price, as text or as a number; JSON's shortest form of a number is the decimal that was
 // written, so that nothing is lost by its way through a double.
-absl::StatusOr<int64_t> MicroUsd(const Json& value, std::string_view where) {
+absl::StatusOr<int64_t> MicroUsd(const Json& value, const std::string& where) {
   if (!value.is_string() && !value.is_number()) {
     return Wrong(where, "must be a number of USD such as \"0.526\"");
   }
@@ -165,7 +165,7 @@ absl::Status CheckSeam(const Entry& card, const Entry& next) {
 
 RateCards::RateCards(RateCard card) { cards_.push_back(std::move(card)); }
 
-absl::StatusOr<RateCards> RateCards::Parse(std::string_view text) {
+absl::StatusOr<RateCards> RateCards::Parse(const std::string& text) {
   const absl::StatusOr<Json> json = ParseStrictJson(text);
   if (!json.ok()) return json.status();
   absl::Status keys = CheckKeys(*json, "the file", {"rate_cards", "note"});
@@ -248,7 +248,7 @@ absl::Status RateCards::CheckReplaces(const RateCards& before, int64_t utc_ns) c
   return absl::OkStatus();
 }
 
-absl::StatusOr<RateCard> MachineCard(std::string_view machine) {
+absl::StatusOr<RateCard> MachineCard(const std::string& machine) {
   const Json table = Json::parse(kMachinePricesJson);
   std::vector<std::string> names;
   for (const Json& row : table["machines"]) {
@@ -268,7 +268,7 @@ absl::StatusOr<RateCard> MachineCard(std::string_view machine) {
       absl::StrJoin(names, ", "), "; use --price-per-hour or --rate-cards for another"));
 }
 
-absl::StatusOr<int64_t> ParseMachineShare(std::string_view text) {
+absl::StatusOr<int64_t> ParseMachineShare(const std::string& text) {
   const absl::StatusOr<int64_t> share = ParseDecimal(text, kMicroDecimals);
   if (!share.ok() || *share <= 0 || *share > kPpm) {
     return absl::InvalidArgumentError(

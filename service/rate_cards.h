@@ -14,7 +14,6 @@
 #include <cstdint>
 #include <limits>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -32,7 +31,7 @@ class RateCards {
 
   // INVALID_ARGUMENT names the card and what is wrong with it: a gap, an overlap, a date without
   // offset, a price that is no whole number of micro-dollars.
-  static absl::StatusOr<RateCards> Parse(std::string_view json);
+  static absl::StatusOr<RateCards> Parse(const std::string& json);
   // NOT_FOUND where the file cannot be read.
   static absl::StatusOr<RateCards> Read(const std::string& path);
 
@@ -55,9 +54,9 @@ class RateCards {
 
 // The public price of a machine by its name in deploy/machine_prices.json, as a card of all time.
 // NOT_FOUND lists the names there are.
-absl::StatusOr<RateCard> MachineCard(std::string_view machine);
+absl::StatusOr<RateCard> MachineCard(const std::string& machine);
 
 // 0.25 -> 250,000. INVALID_ARGUMENT unless it is above 0, at most 1 and has at most six decimals.
-absl::StatusOr<int64_t> ParseMachineShare(std::string_view text);
+absl::StatusOr<int64_t> ParseMachineShare(const std::string& text);
 
 }  // namespace tuppence

@@ -23,7 +23,7 @@ constexpr int64_t kMicroUsdMax = 100'000'000'000;  // 100,000 USD for a million 
 constexpr int64_t kRatioPpmMin = 10'000;
 constexpr int64_t kRatioPpmMax = 100'000'000;
 
-absl::Status Wrong(std::string_view what) { return absl::InvalidArgumentError(what); }
+absl::Status Wrong(const std::string& what) { return absl::InvalidArgumentError(what); }
 
 absl::Status ReadText(const Json& json, const char* key, std::string* text) {
   if (!json.contains(key) || !json[key].is_string() || json[key].get<std::string>().empty()) {
@@ -105,7 +105,7 @@ int64_t ReferencePrice::NanoUsd(int64_t prompt_tokens, int64_t cached_tokens,
   return static_cast<int64_t>((thousandths * 1'000'000 + divisor / 2) / divisor);
 }
 
-absl::StatusOr<ReferencePrice> ParseReferencePrice(std::string_view text) {
+absl::StatusOr<ReferencePrice> ParseReferencePrice(const std::string& text) {
   const absl::StatusOr<Json> json = ParseStrictJson(text);
   if (!json.ok()) return json.status();
   return FromJson(*json);

@@ -8,7 +8,6 @@
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 
 #include "absl/status/statusor.h"
 
@@ -37,6 +36,6 @@ struct ReferencePrice {
 // A name of the table, or the path of a file.
 absl::StatusOr<ReferencePrice> FindReferencePrice(const std::string& name_or_path);
 // One entry.
-absl::StatusOr<ReferencePrice> ParseReferencePrice(std::string_view json);
+absl::StatusOr<ReferencePrice> ParseReferencePrice(const std::string& json);
 
 }  // namespace tuppence

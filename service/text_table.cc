@@ -49,11 +49,12 @@ std::string TextTable::Format() const {
 }
 
 std::string WithCommas(int64_t value) {
-  std::string text = absl::StrCat(value);
-  const size_t first = value < 0 ? 1 : 0;
-  for (size_t at = text.size(); at > first + 3;) {
-    at -= 3;
-    text.insert(at, ",");
+  const std::string digits = absl::StrCat(value);
+  std::string text;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    const bool inner = i > 0 && digits[i - 1] != '-';
+    if (inner && (digits.size() - i) % 3 == 0) text += ',';
+    text += digits[i];
   }
   return text;
 }

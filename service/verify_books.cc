@@ -6,7 +6,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -77,15 +76,15 @@ class Verifier {
     std::vector<PeriodEnd> periods;
   };
 
-  absl::Status Wrong(std::string_view row, std::string_view what) const {
+  absl::Status Wrong(const std::string& row, const std::string& what) const {
     return absl::DataLossError(absl::StrCat(reader_->path(), ": ", row, ": ", what));
   }
-  absl::Status Equal(std::string_view row, std::string_view what, int64_t found,
+  absl::Status Equal(const std::string& row, const std::string& what, int64_t found,
                      int64_t computed) const {
     if (found == computed) return absl::OkStatus();
     return Wrong(row, absl::StrCat(what, " is ", found, ", computed again it is ", computed));
   }
-  absl::Status NotNegative(std::string_view row, std::initializer_list<int64_t> values) const {
+  absl::Status NotNegative(const std::string& row, std::initializer_list<int64_t> values) const {
     if (std::min(values) >= 0) return absl::OkStatus();
     return Wrong(row, absl::StrCat("holds ", std::min(values), "; nothing there is below 0"));
   }
