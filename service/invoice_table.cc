@@ -14,6 +14,7 @@ constexpr char kNoRate[] = "no rate card";
 
 std::string Money(const PricedTime& time, int64_t nanousd) {
   if (time.machine_ns > 0 && time.unpriced_ns == time.machine_ns) return kNoRate;
+  if (time.machine_ns == 0 && nanousd == 0) return "-";
   return FormatUsd(nanousd);
 }
 

@@ -21,8 +21,8 @@ int64_t Utc(const std::string& time);
 
 struct MadePeriod {
   int64_t seconds = 60;
-  AccountTotals accounts = {};        // request from the charges; what is left is idle
-  std::vector<StoredCharge> charges;  // model "phi" where none is named
+  AccountTotals accounts = {};             // request from the charges; what is left is idle
+  std::vector<StoredCharge> charges = {};  // model "phi" where none is named
   int64_t micro_usd_per_hour = 526'000;
   std::string rate_card_id = "card";  // "": no rate known
 };
@@ -32,9 +32,9 @@ struct MadeRequest {
   std::string tenant = "acme";
   int64_t machine_ns = 0;
   int64_t ended_ns = 0;  // monotonic
-  std::optional<int64_t> cost_nanousd;
+  std::optional<int64_t> cost_nanousd = {};
   bool written_off = false;
-  std::optional<int64_t> reference_nanousd;
+  std::optional<int64_t> reference_nanousd = {};
 };
 
 class MadeStore {
