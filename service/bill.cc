@@ -39,7 +39,6 @@ absl::Status ReadStore(const std::string& path, HeldByInstance* held) {
   const absl::StatusOr<std::vector<StoredRun>> runs = (*reader)->Runs();
   if (!runs.ok()) return runs.status();
   std::map<std::string, const StoredRun*> by_id;
-  std::map<std::string, RateCard> last_card;
   for (const StoredRun& run : *runs) {
     by_id[run.run_id] = &run;
     (*held)[run.instance];
@@ -52,17 +51,14 @@ absl::Status ReadStore(const std::string& path, HeldByInstance* held) {
                                               " is not right; try `tuppence ledger verify`"));
     }
     const StoredRun& run = *found->second;
-    RateCard card = period.Card(run);
-    Append({run.UtcNs(period.start_ns), run.UtcNs(period.end_ns), card}, &(*held)[run.instance]);
-    last_card[run.run_id] = std::move(card);
+    Append({run.UtcNs(period.start_ns), run.UtcNs(period.end_ns), period.Card(run)},
+           &(*held)[run.instance]);
     return absl::OkStatus();
   });
   for (const StoredRun& run : *runs) {
     if (run.unaccounted_ns() == 0) continue;
-    RateCard card = last_card[run.run_id];
-    card.machine_share_ppm = run.machine_share_ppm;
     (*held)[run.instance].push_back(
-        {run.UtcNs(run.booked_until_ns), run.UtcNs(run.last_sign_ns()), std::move(card)});
+        {run.UtcNs(run.booked_until_ns), run.UtcNs(run.last_sign_ns()), run.last_card});
   }
   return status;
 }

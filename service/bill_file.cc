@@ -81,7 +81,9 @@ bool Shown(const BillMachine& machine, int cause) {
 }
 
 void AddMachine(const BillMachine& machine, const std::string& name, TextTable* table) {
-  table->Row({name, "booked", Seconds(machine.booked_ns), FormatUsd(machine.booked_nanousd)});
+  const bool unknown = machine.booked_ns > 0 && machine.unpriced_ns == machine.booked_ns;
+  table->Row({name, "booked", Seconds(machine.booked_ns),
+              unknown ? "no rate card" : FormatUsd(machine.booked_nanousd)});
   for (int i = 0; i < kBillCauses; ++i) {
     if (!Shown(machine, i)) continue;
     table->Row({"", kBillCauseNames[i],

@@ -121,7 +121,6 @@ class InvoiceMaker {
     if (period.run_id != current_run_) CloseRun();
     current_run_ = period.run_id;
     const RateCard card = CardAt(**run, period.Card(**run), period.utc_start_ns);
-    last_card_[period.run_id] = card;
     const UtcWindow& window = invoice_.options.window;
     if (period.utc_start_ns < window.from_ns) open_before_ = OpenMoney(period, card);
     if (!window.Holds(period.utc_start_ns)) return absl::OkStatus();
@@ -172,6 +171,10 @@ class InvoiceMaker {
     if (!row.written_off) AddReference(row, &line);
     if (!row.cost_nanousd.has_value()) return absl::OkStatus();
     line.told_nanousd += *row.cost_nanousd;
+    if (row.ended_ns > (*run)->booked_until_ns) {
+      invoice_.reconciliation.not_booked_nanousd += *row.cost_nanousd;
+      return absl::OkStatus();
+    }
     const auto card = cards.find(row.rate_card_id.value_or(""));
     if (row.written_off || card == cards.end()) return absl::OkStatus();
     RateCard of_row = card->second;
@@ -229,8 +232,7 @@ class InvoiceMaker {
       invoice_.not_booked_ns += ns;
       return;
     }
-    const auto last = last_card_.find(run.run_id);
-    const RateCard card = CardAt(run, last == last_card_.end() ? RateCard{} : last->second, utc_ns);
+    const RateCard card = CardAt(run, run.last_card, utc_ns);
     MachineDay& day = invoice_.machine_days[{days_.DayOf(utc_ns), run.model}];
     day.accounts[static_cast<int>(OtherAccount::kUnaccounted)].Add(card, ns);
     runs_in_window_.insert(run.run_id);
@@ -329,9 +331,10 @@ class InvoiceMaker {
     lines.lost_nanousd = NanoUsd(exact_.lost);
     lines.unrecorded_nanousd = NanoUsd(exact_.unrecorded);
     lines.rounding_nanousd = SignedNanoUsd(exact_.rounding);
-    lines.other_nanousd = invoice_.tenants.usage.nanousd -
-                          (lines.told_nanousd + lines.open_nanousd + lines.written_off_nanousd +
-                           lines.lost_nanousd - lines.unrecorded_nanousd + lines.rounding_nanousd);
+    lines.other_nanousd =
+        invoice_.tenants.usage.nanousd -
+        (lines.told_nanousd + lines.open_nanousd + lines.written_off_nanousd + lines.lost_nanousd -
+         lines.unrecorded_nanousd - lines.not_booked_nanousd + lines.rounding_nanousd);
     // These lines themselves are rounded, and so are the invoice's: a few nano-dollars are that.
     const int64_t slack = 6 + static_cast<int64_t>(invoice_.lines.size());
     if (std::abs(lines.other_nanousd) <= slack) {
@@ -343,7 +346,6 @@ class InvoiceMaker {
   InvoiceDays days_;
   Runs runs_;
   std::map<std::string, std::string> store_of_run_;
-  std::map<std::string, RateCard> last_card_;  // by run
   std::set<std::string> runs_in_window_;
   std::set<std::string> cards_met_;
   std::set<std::string> references_met_;

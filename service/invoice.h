@@ -99,13 +99,14 @@ struct MachineDay {
 };
 
 // From what callers were told to the price of what they used:
-//   told + open + written_off + lost - unrecorded + rounding + other = usage
+//   told + open + written_off + lost - unrecorded - not_booked + rounding + other = usage
 struct Reconciliation {
   int64_t told_nanousd = 0;
   int64_t open_nanousd = 0;         // work in the window told after it, less what was told in it
   int64_t written_off_nanousd = 0;  // told as 0, by our own fault
   int64_t lost_nanousd = 0;         // ended while no row could be stored
   int64_t unrecorded_nanousd = 0;   // told, and booked to the unrecorded account
+  int64_t not_booked_nanousd = 0;   // told after a process's last period: killed, or still running
   int64_t rounding_nanousd = 0;     // each answer's cost is rounded to a whole nano-dollar
   int64_t other_nanousd = 0;        // rows no longer kept, rates that changed at the window's edge
 };

@@ -89,6 +89,7 @@ Json ReconciliationJson(const Reconciliation& lines) {
           {"written_off_nanousd", lines.written_off_nanousd},
           {"lost_nanousd", lines.lost_nanousd},
           {"unrecorded_nanousd", lines.unrecorded_nanousd},
+          {"not_booked_nanousd", lines.not_booked_nanousd},
           {"rounding_nanousd", lines.rounding_nanousd},
           {"other_nanousd", lines.other_nanousd}};
 }

@@ -121,6 +121,7 @@ std::string ReconciliationTable(const Invoice& invoice) {
   row("written off: told as 0, by our own fault", lines.written_off_nanousd, false);
   row("lost: ended while nothing could be stored", lines.lost_nanousd, false);
   row("told, and booked as unrecorded", -lines.unrecorded_nanousd, false);
+  row("told after a process's last period", -lines.not_booked_nanousd, false);
   row("rounding", lines.rounding_nanousd, true);
   row("rows no longer kept, or rates that changed", lines.other_nanousd, false);
   table.Rule();

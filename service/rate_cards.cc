@@ -207,13 +207,13 @@ absl::StatusOr<RateCards> RateCards::Read(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) {
     return absl::NotFoundError(
-        absl::StrCat("--rate-cards ", path, ": cannot be read; check the path and its permissions"));
+        absl::StrCat("rate cards ", path, ": cannot be read; check the path and its permissions"));
   }
   const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   absl::StatusOr<RateCards> cards = Parse(text);
   if (!cards.ok()) {
     return absl::Status(cards.status().code(),
-                        absl::StrCat("--rate-cards ", path, ": ", cards.status().message()));
+                        absl::StrCat("rate cards ", path, ": ", cards.status().message()));
   }
   return cards;
 }

@@ -15,7 +15,7 @@ absl::StatusOr<RateCards> RateSource::ReadFile(int64_t utc_ns) const {
   if (!cards.ok()) return cards;
   if (!cards->At(utc_ns).known()) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "--rate-cards ", path_, ": leave a gap: none is valid now; the first is valid ", "from ",
+        "rate cards ", path_, ": leave a gap: none is valid now; the first is valid ", "from ",
         absl::FormatTime(absl::RFC3339_sec,
                          absl::FromUnixNanos(cards->cards()[0].valid_from_utc_ns),
                          absl::UTCTimeZone()),
@@ -71,7 +71,7 @@ absl::Status RateSource::Reload(int64_t utc_ns) {
   if (!cards.ok()) return cards.status();
   if (absl::Status replaces = cards->CheckReplaces(cards_, utc_ns); !replaces.ok()) {
     return absl::Status(replaces.code(),
-                        absl::StrCat("--rate-cards ", path_, ": ", replaces.message()));
+                        absl::StrCat("rate cards ", path_, ": ", replaces.message()));
   }
   cards_ = *std::move(cards);
   return absl::OkStatus();

@@ -263,7 +263,7 @@ void FollowRates(int64_t utc_ns, bool read_again, RateSource* rates, Engine* eng
   if (read_again) {
     const absl::Status read = rates->Reload(utc_ns);
     if (read.ok()) {
-      spdlog::info("SIGHUP: the rate cards were read again; {}", rates->Describe(utc_ns));
+      spdlog::info("SIGHUP: the rate cards were read again");
     } else {
       spdlog::error("SIGHUP: prices stay as they are: {}", std::string(read.message()));
     }

@@ -189,6 +189,7 @@ absl::StatusOr<std::vector<StoredRun>> UsageReader::Runs() {
   }
   absl::Status status = rows.status();
   status.Update(ReadRunEnds(&runs));
+  status.Update(ReadRunCards(&runs));
   if (!status.ok()) return Named(status, path_);
   return runs;
 }
@@ -208,6 +209,43 @@ absl::Status UsageReader::ReadRunEnds(std::vector<StoredRun>* runs) {
   }
   absl::Status status = periods.status();
   status.Update(requests.status());
+  return status;
+}
+
+absl::Status UsageReader::ReadRunCards(std::vector<StoredRun>* runs) {
+  // Beside MIN or MAX, SQLite takes the other columns from that row.
+  const auto read = [this](const char* which, std::map<std::string, RateCard>* cards) {
+    SqliteRows rows(database_, absl::StrCat("SELECT run_id, ", which,
+                                            "(number), rate_card_id, micro_usd_per_hour "
+                                            "FROM periods GROUP BY run_id"));
+    while (rows.Next()) {
+      RateCard& card = (*cards)[rows.Text()];
+      rows.Integer();
+      card.id = rows.TextOrNull().value_or("");
+      card.micro_usd_per_hour = rows.IntegerOrNull().value_or(-1);
+    }
+    return rows.status();
+  };
+  std::map<std::string, RateCard> first;
+  std::map<std::string, RateCard> last;
+  absl::Status status = read("MIN", &first);
+  status.Update(read("MAX", &last));
+  std::map<std::string, const RateCard*> near;  // by instance
+  for (StoredRun& run : *runs) {
+    const auto own = last.find(run.run_id);
+    if (own != last.end()) near[run.instance] = &own->second;
+    if (near.count(run.instance) > 0) run.last_card = *near[run.instance];
+  }
+  near.clear();
+  for (auto run = runs->rbegin(); run != runs->rend(); ++run) {
+    const auto own = first.find(run->run_id);
+    if (own != first.end()) {
+      near[run->instance] = &own->second;
+    } else if (run->last_card.id.empty() && near.count(run->instance) > 0) {
+      run->last_card = *near[run->instance];
+    }
+    run->last_card.machine_share_ppm = run->machine_share_ppm;
+  }
   return status;
 }
 

@@ -7,6 +7,8 @@ import sys
 from fractions import Fraction
 
 ACCOUNTS = ("startup_ns", "idle_ns", "request_ns", "overhead_ns", "drain_ns", "unrecorded_ns")
+NEAR = """SELECT micro_usd_per_hour FROM periods JOIN runs USING (run_id) WHERE instance = ?
+          ORDER BY utc_start_ns > ?, abs(utc_start_ns - ?) LIMIT 1"""
 
 
 def must(agrees, *what):
@@ -39,6 +41,9 @@ def replay(path, total):
                 " AND tenant = ? AND model = ? AND ended_ns <= ?", own + key + (at_ns,)).fetchone()
             must(charged_ns == rows_ns[0] + last_open.get(key, 0), key, charged_ns, rows_ns[0])
         if run["ended_ns"] is not None:  # what a killed process had not booked
+            if at_ns == run["started_ns"]:  # nothing at all: the price booked before it, or after
+                near = store.execute(NEAR, (run["instance"],) + 2 * (run["started_utc_ns"],))
+                card = (near.fetchone() or [None])[0]
             book(total, run, card, run["ended_ns"] - at_ns)
         total["requests"] += store.execute("SELECT count(*) FROM requests WHERE run_id = ?",
                                            own).fetchone()[0]

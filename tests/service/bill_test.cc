@@ -36,11 +36,7 @@ class BillTest : public ::testing::Test {
     for (int i = 0; i < 60; ++i) {
       const std::string run = absl::StrCat("loop", i);
       store_.Run(run, "i-b", loop_ns + i * 60 * kSecondNs);
-      store_.Period(run, {.seconds = 30,
-                          .accounts = {.startup_ns = 30 * kSecondNs},
-                          .charges = {},
-                          .micro_usd_per_hour = 500'000});
-      store_.End(run, /*lost_ns=*/10 * kSecondNs);
+      store_.End(run, /*lost_ns=*/40 * kSecondNs);  // before its first period
     }
     Hold("b", "i-b", "2026-11-01T02:00:10Z", 3580);
     Hold("late", "i-b", "2026-11-01T05:00:05Z", 10);

@@ -190,6 +190,10 @@ TEST_F(InvoiceTest, TimeNotBookedIsUnaccountedAndTimeBetweenProcessesDown) {
   store_.Run("first", "i-a", start_);
   store_.Period("first", {.seconds = 60, .charges = {}});
   store_.End("first", /*lost_ns=*/7 * kSecondNs);
+  store_.Request("first", {.id = "told",
+                           .machine_ns = kSecondNs,
+                           .ended_ns = start_ + 65 * kSecondNs,
+                           .cost_nanousd = CostOf(kSecondNs)});
   store_.Run("second", "i-a", start_ + 100 * kSecondNs);
   store_.Period("second", {.seconds = 20, .charges = {}});
   store_.End("second");
@@ -199,6 +203,21 @@ TEST_F(InvoiceTest, TimeNotBookedIsUnaccountedAndTimeBetweenProcessesDown) {
   EXPECT_EQ(invoice.down_ns, 33 * kSecondNs);
   EXPECT_EQ(invoice.machine.machine_ns, 87 * kSecondNs);
   EXPECT_EQ(invoice.machine.nanousd, CostOf(87 * kSecondNs));
+  EXPECT_EQ(invoice.reconciliation.not_booked_nanousd, CostOf(kSecondNs));
+  EXPECT_EQ(invoice.reconciliation.other_nanousd, 0);
+}
+
+TEST_F(InvoiceTest, AProcessKilledBeforeItsFirstPeriodCostsWhatItsNeighbourDid) {
+  store_.Run("killed", "i-a", start_);
+  store_.End("killed", /*lost_ns=*/30 * kSecondNs);
+  store_.Run("next", "i-a", start_ + 40 * kSecondNs);
+  store_.Period("next", {.seconds = 20, .charges = {}});
+  store_.End("next");
+  store_.Run("last", "i-a", start_ + 60 * kSecondNs);
+  store_.End("last", /*lost_ns=*/10 * kSecondNs);
+  const Invoice invoice = Make();
+  EXPECT_EQ(invoice.machine.unpriced_ns, 0);
+  EXPECT_EQ(invoice.machine.nanousd, CostOf(60 * kSecondNs));
 }
 
 TEST_F(InvoiceTest, AShareOfAMachineAndSeveralStoresAddUp) {
