@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 #include <tuple>
 #include <utility>
 
@@ -231,17 +232,20 @@ absl::Status UsageReader::ReadRunCards(std::vector<StoredRun>* runs) {
   absl::Status status = read("MIN", &first);
   status.Update(read("MAX", &last));
   std::map<std::string, const RateCard*> near;  // by instance
+  std::set<std::string> found;                  // runs
   for (StoredRun& run : *runs) {
     const auto own = last.find(run.run_id);
     if (own != last.end()) near[run.instance] = &own->second;
-    if (near.count(run.instance) > 0) run.last_card = *near[run.instance];
+    if (near.count(run.instance) == 0) continue;
+    run.last_card = *near[run.instance];
+    found.insert(run.run_id);
   }
   near.clear();
   for (auto run = runs->rbegin(); run != runs->rend(); ++run) {
     const auto own = first.find(run->run_id);
     if (own != first.end()) {
       near[run->instance] = &own->second;
-    } else if (run->last_card.id.empty() && near.count(run->instance) > 0) {
+    } else if (found.count(run->run_id) == 0 && near.count(run->instance) > 0) {
       run->last_card = *near[run->instance];
     }
     run->last_card.machine_share_ppm = run->machine_share_ppm;
