@@ -72,6 +72,12 @@ struct Cost {
   bool has_rate = false;
   int64_t cost_nanousd = 0;  // machine_ns at the rate card, rounded to nearest
   std::string rate_card_id;  // "" when no rate is known
+  bool unrecorded = false;   // told while the usage store could not be written
+  bool written_off = false;  // it failed by our own fault, and costs nothing
+  // What the reference price would have asked for the same tokens.
+  bool has_reference = false;
+  int64_t reference_nanousd = 0;
+  std::string reference_id = {};
 };
 
 // The end of a request: the last thing a stream carries.

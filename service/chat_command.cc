@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "service/client_flags.h"
+#include "service/money.h"
 #include "service/terminal.h"
 
 namespace tuppence {
@@ -70,7 +71,7 @@ std::string StatisticsLine(const Answer& answer) {
   }
   absl::StrAppend(&line, usage.completion_tokens(), " tokens after ", usage.prompt_tokens(), ", ");
   if (answer.cost.has_cost_nanousd()) {
-    absl::StrAppend(&line, "cost ", FormatUsd(answer.cost.cost_nanousd()), " (",
+    absl::StrAppend(&line, "cost ", FormatUsd(answer.cost.cost_nanousd()), " USD (",
                     absl::StrFormat("%.2f ms of the machine", answer.cost.machine_ns() * 1e-6),
                     ", rate card ", answer.cost.rate_card_id(), ")");
   } else {
@@ -192,12 +193,6 @@ int Converse(Conversation* conversation) {
 }
 
 }  // namespace
-
-std::string FormatUsd(int64_t nanousd) {
-  const uint64_t amount = nanousd < 0 ? -static_cast<uint64_t>(nanousd) : nanousd;
-  return absl::StrFormat("%s%d.%09d USD", nanousd < 0 ? "-" : "", amount / 1'000'000'000,
-                         amount % 1'000'000'000);
-}
 
 int RunChat(const ChatOptions& options) {
   // The watch comes before gRPC's threads, which inherit its mask; it reaches the conversation,

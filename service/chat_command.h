@@ -31,7 +31,4 @@ int RunChat(const ChatOptions& options);
 // The subcommand; its callback leaves the exit code in *exit_code, which outlives the parsing.
 void AddChatCommand(CLI::App& app, int* exit_code);
 
-// "0.000000731 USD": nothing of a price is rounded away.
-std::string FormatUsd(int64_t nanousd);
-
 }  // namespace tuppence

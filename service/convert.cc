@@ -233,6 +233,12 @@ void ToProto(const Cost& cost, v1::Cost* proto) {
   proto->set_decode_ns(cost.decode_ns);
   if (cost.has_rate) proto->set_cost_nanousd(cost.cost_nanousd);
   proto->set_rate_card_id(cost.rate_card_id);
+  proto->set_unrecorded(cost.unrecorded);
+  proto->set_written_off(cost.written_off);
+  if (cost.has_reference) {
+    proto->set_reference_nanousd(cost.reference_nanousd);
+    proto->set_reference_id(cost.reference_id);
+  }
 }
 
 v1::FinishReason ToProto(FinishReason reason) {

@@ -16,6 +16,7 @@
 #include "scheduler/clock.h"
 #include "scheduler/engine.h"
 #include "scheduler/token_stream.h"
+#include "service/bookkeeper.h"
 #include "service/call_identity.h"
 #include "service/call_registry.h"
 #include "service/convert.h"
@@ -119,6 +120,9 @@ absl::Status GenerateCall::Accept(const grpc::ByteBuffer& bytes) {
   }
   const absl::StatusOr<int64_t> deadline_ns = ReadDeadline(*context_, parts_.limits, *parts_.clock);
   if (!deadline_ns.ok()) return deadline_ns.status();
+  if (parts_.books != nullptr) {
+    if (absl::Status status = parts_.books->MayRecord(); !status.ok()) return status;
+  }
   v1::GenerateRequest message;
   if (absl::Status status = ParseMessage(bytes, parts_.limits, &message); !status.ok()) {
     return status;
@@ -185,6 +189,7 @@ absl::Status GenerateCall::Submit(Prompt prompt, SamplingParams sampling,
 
   Request request;
   request.id = identity_.request_id;
+  request.caller_id = identity_.caller_request_id;
   request.tenant = identity_.tenant;
   request.prompt = *std::move(ids);
   if (!sampling.ignore_eos) request.stop_ids = model.stop_ids;

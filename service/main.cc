@@ -4,7 +4,9 @@
 #include <string>
 #include <vector>
 
+#include "service/books_commands.h"
 #include "service/chat_command.h"
+#include "service/invoice_command.h"
 #include "service/options.h"
 #include "service/score_command.h"
 #include "service/serve.h"
@@ -23,6 +25,9 @@ int Main(int argc, char** argv) {
   AddChatCommand(app, &exit_code);
   AddScoreCommand(app, &exit_code);
   AddStatusCommand(app, &exit_code);
+  AddInvoiceCommand(app, &exit_code);
+  AddLedgerCommand(app, &exit_code);
+  AddStoreCommand(app, &exit_code);
   app.add_subcommand("version", "Print the version")->callback([] {
     std::printf("tuppence %s\n", kVersion);
   });

@@ -73,6 +73,7 @@ enum class MetricId : int {
   kCapacityUsed,
   kRecordsWaiting,
   kRecordsFull,
+  kClosingDelay,
   // The usage store, where there is one.
   kStoreUnrecordable,
   kStoreRows,

@@ -142,6 +142,8 @@ void Metrics::CheckPeriod(const Period& period) {
 
 void Metrics::ObserveCommit(int64_t commit_ns, int64_t) { observed_.ObserveCommit(commit_ns); }
 
+void Metrics::ObserveClosing(int64_t delay_ns) { observed_.ObserveClosing(delay_ns); }
+
 int64_t Metrics::ConservationErrorNs(const EngineSnapshot& engine) const {
   absl::MutexLock lock(&mutex_);
   return std::abs(engine.conservation_error_ns) + periods_error_ns_ +

@@ -40,6 +40,7 @@ class Metrics final : public RecordObserver {
   // Books' thread.
   void Observe(const StepRecord& record) override;
   void ObserveCommit(int64_t commit_ns, int64_t rows) override;
+  void ObserveClosing(int64_t delay_ns) override;
 
   // In Prometheus's text format. Any thread, as a rule the admin server's.
   std::string Format(const ServiceParts& parts);

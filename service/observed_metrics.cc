@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "service/outcome.h"
+
 namespace tuppence {
 namespace {
 
@@ -12,9 +14,6 @@ constexpr double kUsd = 1e-9;      // of a nano-dollar
 
 constexpr std::array<const char*, 4> kStepPhases = {"prefill", "decode", "mixed", "recompute"};
 constexpr std::array<const char*, 4> kVllmReasons = {"stop", "length", "abort", "error"};
-// By FinishReason; "" for kNone, which no ended request has. As in the store's rows.
-constexpr std::array<const char*, 7> kOutcomeNames = {"",         "ok",    "length", "cancelled",
-                                                      "deadline", "error", "drained"};
 
 size_t PhaseOf(const StepSummary& step) {
   if (step.prefill_tokens > 0) return step.decode_tokens > 0 ? 2 : 0;
@@ -190,6 +189,10 @@ void ObservedMetrics::CountRow(const EndedRequest& ended) {
 
 void ObservedMetrics::ObserveCommit(int64_t commit_ns) {
   See(MetricId::kStoreCommitSeconds, kSeconds * commit_ns);
+}
+
+void ObservedMetrics::ObserveClosing(int64_t delay_ns) {
+  See(MetricId::kClosingDelay, kSeconds * delay_ns);
 }
 
 void ObservedMetrics::AddHistograms(Shown shown, MetricPage* page) const {

@@ -28,6 +28,7 @@ class ObservedMetrics {
   // Books' thread.
   void Observe(const StepRecord& record);
   void ObserveCommit(int64_t commit_ns);
+  void ObserveClosing(int64_t delay_ns);
 
   struct Shown {
     bool store = false;  // there is one

@@ -195,12 +195,47 @@ void AddServeFlags(CLI::App& app, ServeOptions* options) {
   AddLimits(table, options);
   table.Group("Cost");
   table
-      .Add("price-per-hour", &options->price_per_hour,
+      .Add("price-per-hour", &options->rates.price_per_hour,
            "what this machine costs, USD an hour, as 0.526; below 0: unknown, and answers carry "
            "machine time alone")
       ->check(CLI::Range(-1.0, 1e6))
       ->type_name("USD");
-  table.Add("rate-card-id", &options->rate_card_id, "name of that price in answers and records");
+  table.Add("rate-card-id", &options->rates.rate_card_id,
+            "name of that price in answers and records; price-0.526 and the like otherwise");
+  table
+      .Add("rate-cards", &options->rates.rate_cards,
+           "what this machine costs from when on (JSON); read again on SIGHUP")
+      ->type_name("FILE");
+  table
+      .Add("machine", &options->rates.machine,
+           "what this machine costs by the table of public list prices, as aws-g4dn.xlarge")
+      ->type_name("NAME");
+  table
+      .Add("machine-share", &options->rates.machine_share,
+           "the part of the machine that is this service's, above 0 and at most 1")
+      ->type_name("SHARE");
+  table
+      .Add("reference-price", &options->reference_price,
+           "model API to compare each answer with: a name of deploy/reference_prices.json, as "
+           "gpt-4o-mini, or a file with an entry of that form")
+      ->type_name("NAME|FILE");
+  table
+      .Add("usage-store", &options->usage_store,
+           "the books: a row for each request, durable before its last message, and the periods "
+           "that invoices are made of (SQLite; made where it does not exist); without one nothing "
+           "is kept")
+      ->type_name("FILE");
+  table
+      .Add("when-unrecordable", &options->when_unrecordable,
+           "while the store cannot be written: refuse new requests, or serve them, marked "
+           "unrecorded and billed to nobody")
+      ->check(CLI::IsMember({"refuse", "serve"}));
+  table
+      .Add("keep-requests-days", &options->keep_requests_days,
+           "rows of requests are removed from the store after so long; periods stay 400 days")
+      ->check(CLI::Range(1, 400));
+  table.Add("instance", &options->instance,
+            "this machine's name in the store, as its bill has it; the host's name otherwise");
   table
       .AddSeconds("inter-token-target-seconds", &options->inter_token_target_seconds,
                   "time between two tokens of an answer that still counts as good service: "

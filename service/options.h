@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "service/rate_source.h"
 
 namespace CLI {
 class App;
@@ -62,8 +63,12 @@ struct ServeOptions {
   double keepalive_timeout_seconds = 10;
   double connection_age_seconds = 0;  // 0: no limit
 
-  double price_per_hour = -1;  // USD; below 0: no price
-  std::string rate_card_id = "default";
+  RateOptions rates;
+  std::string reference_price;  // a name or a file; "": none
+  std::string usage_store;      // "": nothing is kept
+  std::string when_unrecordable = "refuse";
+  int keep_requests_days = 90;
+  std::string instance;                     // "": the host's name
   double inter_token_target_seconds = 0.1;  // what capacity is measured against
   int64_t conservation_drill_ns = 0;
 

@@ -16,6 +16,8 @@ class RecordObserver {
   virtual void Observe(const StepRecord& record) = 0;
   // After each group commit that succeeded: how long it took and how many rows it made durable.
   virtual void ObserveCommit(int64_t commit_ns, int64_t rows) = 0;
+  // As each closing message goes out: how long after the request's end.
+  virtual void ObserveClosing(int64_t delay_ns) = 0;
 };
 
 }  // namespace tuppence

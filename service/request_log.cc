@@ -39,6 +39,12 @@ void AddEnd(const RequestEnd& end, Json* line) {
     (*line)["cost_nanousd"] = end.cost.cost_nanousd;
     (*line)["rate_card_id"] = end.cost.rate_card_id;
   }
+  if (end.cost.written_off) (*line)["written_off"] = true;
+  if (end.cost.unrecorded) (*line)["unrecorded"] = true;
+  if (end.cost.has_reference) {
+    (*line)["reference_nanousd"] = end.cost.reference_nanousd;
+    (*line)["reference_id"] = end.cost.reference_id;
+  }
 }
 
 }  // namespace

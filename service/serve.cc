@@ -21,16 +21,19 @@
 #include "scheduler/clock.h"
 #include "scheduler/engine.h"
 #include "service/admin_server.h"
-#include "service/books_thread.h"
+#include "service/bookkeeper.h"
 #include "service/call_registry.h"
 #include "service/metrics.h"
 #include "service/model_loader.h"
+#include "service/rate_source.h"
+#include "service/reference_price.h"
 #include "service/request_log.h"
 #include "service/server.h"
 #include "service/service_counters.h"
 #include "service/service_parts.h"
 #include "service/signals.h"
 #include "service/status_page.h"
+#include "service/usage_store.h"
 #include "service/version.h"
 
 namespace tuppence {
@@ -112,14 +115,45 @@ MetricsOptions MetricsOptionsOf(const ServeOptions& options, const ServedModel& 
   return metrics;
 }
 
-void SetEngineOptions(const ServeOptions& options, int64_t started_ns, EngineOptions* engine) {
+void SetEngineOptions(const ServeOptions& options, int64_t started_ns, const RateCard& rate_card,
+                      EngineOptions* engine) {
   engine->inbox_max = static_cast<int32_t>(
       std::min<int64_t>(options.queue_requests_max, std::numeric_limits<int32_t>::max()));
   engine->stall_limit_ns = Ns(options.stall_seconds);
   engine->process_start_ns = started_ns;
-  if (options.price_per_hour >= 0) {
-    engine->rate_card = {options.rate_card_id, std::llround(options.price_per_hour * 1e6)};
-  }
+  engine->rate_card = rate_card;
+}
+
+// What the operator says that things cost.
+struct Prices {
+  RateSource rates;
+  std::optional<ReferencePrice> reference;
+};
+
+absl::StatusOr<Prices> ReadPrices(const ServeOptions& options, int64_t utc_ns) {
+  Prices prices;
+  absl::StatusOr<RateSource> rates = RateSource::Open(options.rates, utc_ns);
+  if (!rates.ok()) return rates.status();
+  prices.rates = *std::move(rates);
+  if (options.reference_price.empty()) return prices;
+  absl::StatusOr<ReferencePrice> reference = FindReferencePrice(options.reference_price);
+  if (!reference.ok()) return reference.status();
+  prices.reference = *std::move(reference);
+  return prices;
+}
+
+BookkeeperOptions BookkeeperOptionsOf(const ServeOptions& options,
+                                      const std::optional<ReferencePrice>& reference,
+                                      std::atomic<bool>* unrecorded) {
+  BookkeeperOptions books;
+  if (options.when_unrecordable == "serve") books.when_unrecordable = WhenUnrecordable::kServe;
+  books.unrecorded = unrecorded;
+  if (!reference.has_value()) return books;
+  books.reference = [price = *reference, id = reference->id()](const Usage& usage) {
+    return ReferenceQuote{
+        price.NanoUsd(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens), id};
+  };
+  return books;
 }
 
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadAndTell(const ServeOptions& options) {
@@ -187,10 +221,24 @@ AdminRoutes Pages(const AdminState* state) {
            }}};
 }
 
+// Null where none is asked for.
+absl::StatusOr<std::unique_ptr<UsageStore>> OpenStore(const ServeOptions& options,
+                                                      int64_t started_ns, const Clock* clock) {
+  if (options.usage_store.empty()) return nullptr;
+  const int64_t started_utc_ns = clock->UtcNs() - (clock->NowNs() - started_ns);
+  return UsageStore::Open(
+      {.path = options.usage_store, .keep_requests_days = options.keep_requests_days},
+      {.instance = options.instance,
+       .version = kVersion,
+       .started_ns = started_ns,
+       .started_utc_ns = started_utc_ns},
+      clock);
+}
+
 // Takes no new requests, lets the running ones finish in time, ends the rest. A second signal makes
 // the time up at once.
 void Drain(const ServeOptions& options, const Clock& clock, Signals* signals, Server* server,
-           Engine* engine) {
+           Engine* engine, Bookkeeper* books) {
   const int seen = signals->count();
   spdlog::info("draining: no new requests; running ones have {} seconds", options.drain_seconds);
   server->SetNotServing();
@@ -203,23 +251,48 @@ void Drain(const ServeOptions& options, const Clock& clock, Signals* signals, Se
       engine->BeginDrain(clock.NowNs());
     }
   }
+  books->FinishTelling();
   server->Stop(kLastWordsNs);
   const AccountTotals accounts = engine->Snapshot().accounts;
   spdlog::info("drained: {:.1f} s of machine time for requests, {:.1f} s idle",
                accounts.request_ns / 1e9, accounts.idle_ns / 1e9);
 }
 
+// Puts each rate card in force when its time comes, and those of the file after a SIGHUP.
+void FollowRates(int64_t utc_ns, bool read_again, RateSource* rates, Engine* engine) {
+  if (read_again) {
+    const absl::Status read = rates->Reload(utc_ns);
+    if (read.ok()) {
+      spdlog::info("SIGHUP: the rate cards were read again");
+    } else {
+      spdlog::error("SIGHUP: prices stay as they are: {}", std::string(read.message()));
+    }
+  }
+  const RateCard card = rates->At(utc_ns);
+  if (card == engine->rate_card()) return;
+  engine->SetRateCard(card);
+  spdlog::info("{}", rates->Describe(utc_ns));
+}
+
 // Serves until a signal or the engine's failure. The exit code.
 int ServeUntilStopped(const ServeOptions& options, const Clock& clock, Signals* signals,
-                      Server* server, Engine* engine) {
-  while (signals->WaitForMoreThan(0, kLookNs) == 0) {
+                      RateSource* rates, Server* server, Engine* engine, Bookkeeper* books) {
+  int hangups = 0;
+  const auto next_look_ns = [&] {
+    const int64_t utc_ns = clock.UtcNs();
+    return std::min(kLookNs, rates->NextChange(utc_ns) - utc_ns);
+  };
+  while (signals->WaitForMoreThan(0, next_look_ns()) == 0) {
+    const int hangups_before = std::exchange(hangups, signals->hangups());
+    FollowRates(clock.UtcNs(), hangups > hangups_before, rates, engine);
     if (!engine->Snapshot().failed) continue;
     spdlog::error("the engine has failed; ending, so that a new process can start");
     server->SetNotServing();
+    books->FinishTelling();
     server->Stop(kLastWordsNs);
     return kEngineFailed;
   }
-  Drain(options, clock, signals, server, engine);
+  Drain(options, clock, signals, server, engine, books);
   return 0;
 }
 
@@ -235,19 +308,18 @@ absl::Status CheckFiles(const ServeOptions& options) {
   return ReadTls({options.tls_cert, options.tls_key, options.tls_client_ca}).status();
 }
 
-void TellAddresses(const ServeOptions& options, const Server& server, const AdminServer& admin) {
+void TellAddresses(const ServeOptions& options, const std::string& price, const Server& server,
+                   const AdminServer& admin) {
   spdlog::info("gRPC on {}:{}{}", options.host, server.port(),
                !server.uses_tls()              ? ", plain text"
                : options.tls_client_ca.empty() ? ", TLS"
                                                : ", mutual TLS");
   spdlog::info("admin HTTP on {}:{}: /healthz /readyz /metrics /status", options.admin_host,
                admin.port());
-  if (options.price_per_hour >= 0) {
-    spdlog::info("price: {} USD an hour (rate card \"{}\")", options.price_per_hour,
-                 options.rate_card_id);
-  } else {
-    spdlog::info("price: none; answers carry machine time, --price-per-hour adds money");
-  }
+  spdlog::info("{}", price);
+  spdlog::info("usage store: {}", options.usage_store.empty()
+                                      ? "none; --usage-store FILE keeps the books"
+                                      : options.usage_store);
 }
 
 void PrintSettings(const CLI::App& flags) {
@@ -263,6 +335,8 @@ void PrintSettings(const CLI::App& flags) {
 int Check(const ServeOptions& options, const CLI::App& flags) {
   PrintSettings(flags);
   if (absl::Status status = CheckFiles(options); !status.ok()) return Fail(status);
+  const auto prices = ReadPrices(options, SteadyClock().UtcNs());
+  if (!prices.ok()) return Fail(prices.status());
   const auto loaded = LoadAndTell(options);
   if (!loaded.ok()) return Fail(loaded.status());
   spdlog::info("everything was checked; nothing is served because of --check");
@@ -275,45 +349,62 @@ int Serve(const ServeOptions& options) {
   Signals signals;
   AdminState state;
   if (absl::Status status = CheckFiles(options); !status.ok()) return Fail(status);
+  auto prices = ReadPrices(options, clock.UtcNs());
+  if (!prices.ok()) return Fail(prices.status());
+  RateSource& rates = prices->rates;
   auto admin = AdminServer::Start(options.admin_host, options.admin_port, Pages(&state));
   if (!admin.ok()) return Fail(admin.status());
+  auto store = OpenStore(options, started_ns, &clock);
+  if (!store.ok()) return Fail(store.status());
   auto loaded = LoadAndTell(options);
   if (!loaded.ok()) return Fail(loaded.status());
 
   EngineOptions engine_options = (*loaded)->engine;
-  SetEngineOptions(options, started_ns, &engine_options);
+  SetEngineOptions(options, started_ns, rates.At(clock.UtcNs()), &engine_options);
   StepRecords records(kStepRecords, engine_options.sequences_max);
   engine_options.records = &records;
+  std::atomic<bool> unrecorded = false;
+  engine_options.unrecorded = &unrecorded;
+  if (*store != nullptr) {
+    absl::Status named = (*store)->NameModel(
+        (*loaded)->served.name, (*loaded)->served.arithmetic_id, rates.machine_share_ppm());
+    if (!named.ok()) return Fail(named);
+  }
   AdmissionControl admission(AdmissionOf(options));
   Engine engine(engine_options, (*loaded)->executor(), (*loaded)->served.tokenizer.get(), &clock);
   CallRegistry calls;
   ServiceCounters counters;
   RequestLog log(MakeStdoutLogger());
   Metrics metrics(MetricsOptionsOf(options, (*loaded)->served), &clock);
-  const ServiceParts parts{.model = &(*loaded)->served,
-                           .engine = &engine,
-                           .admission = &admission,
-                           .clock = &clock,
-                           .calls = &calls,
-                           .log = &log,
-                           .counters = &counters,
-                           .limits = CallLimitsOf(options, (*loaded)->served),
-                           .metrics = &metrics};
   if (absl::Status status = engine.WarmUp(); !status.ok()) return Fail(status);
-  std::optional<BooksThread> books(std::in_place, &records, engine.notifier(), &metrics);
+  std::optional<Bookkeeper> books(std::in_place,
+                                  BookkeeperOptionsOf(options, prices->reference, &unrecorded),
+                                  store->get(), &records, engine.notifier(), &metrics, &clock);
+  ServiceParts parts{.model = &(*loaded)->served,
+                     .engine = &engine,
+                     .admission = &admission,
+                     .clock = &clock,
+                     .calls = &calls,
+                     .log = &log,
+                     .counters = &counters,
+                     .limits = CallLimitsOf(options, (*loaded)->served),
+                     .metrics = &metrics,
+                     .books = &*books};
+  if (*store != nullptr) parts.store = [&books] { return books->Snapshot(); };
   engine.Start();
   auto server = Server::Start(ServerOptionsOf(options), parts);
   if (!server.ok()) {
     engine.Stop();  // which closes the records
     return Fail(server.status());
   }
-  TellAddresses(options, **server, **admin);
+  TellAddresses(options, rates.Describe(clock.UtcNs()), **server, **admin);
   signals.SetGraceful(true);
   state.parts = &parts;
   state.server = server->get();
   spdlog::info("ready after {:.1f} seconds; Ctrl-C drains and ends",
                (clock.NowNs() - started_ns) / 1e9);
-  const int code = ServeUntilStopped(options, clock, &signals, server->get(), &engine);
+  const int code =
+      ServeUntilStopped(options, clock, &signals, &rates, server->get(), &engine, &*books);
   admin->reset();  // its pages look at the parts below
   engine.Stop();
   books.reset();  // the last period is in it

@@ -21,6 +21,7 @@
 #include "absl/synchronization/mutex.h"
 #include "scheduler/clock.h"
 #include "scheduler/engine.h"
+#include "service/bookkeeper.h"
 #include "service/call_registry.h"
 #include "service/generate_call.h"
 #include "service/service_counters.h"
@@ -203,6 +204,11 @@ class Server::Impl {
     if (not_serving_ && verdict.ready) {
       verdict.ready = false;
       verdict.reason = "the service is draining and takes no new requests";
+    }
+    if (parts_.books == nullptr || !verdict.ready) return verdict;
+    if (const absl::Status may_record = parts_.books->MayRecord(); !may_record.ok()) {
+      verdict.ready = false;
+      verdict.reason = std::string(may_record.message());
     }
     return verdict;
   }

@@ -9,6 +9,7 @@
 namespace tuppence {
 
 class AdmissionControl;
+class Bookkeeper;
 class CallRegistry;
 class Clock;
 class Engine;
@@ -37,6 +38,7 @@ struct ServiceParts {
   CallLimits limits;
   Metrics* metrics = nullptr;                   // null where no admin port asks
   std::function<StoreState()> store = nullptr;  // how the usage store fares; empty: there is none
+  const Bookkeeper* books = nullptr;            // null in tests: everything may be recorded
 };
 
 }  // namespace tuppence

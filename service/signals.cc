@@ -19,6 +19,7 @@ sigset_t Watched() {
   sigemptyset(&set);
   sigaddset(&set, SIGINT);
   sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGHUP);
   return set;
 }
 
@@ -45,6 +46,10 @@ void Signals::Run() {
     int signal = 0;
     if (sigwait(&set, &signal) != 0) continue;
     if (stopping_) return;
+    if (signal == SIGHUP) {
+      ++hangups_;
+      continue;
+    }
     if (!graceful_) {
       Write("stopped before serving began\n");
       _exit(0);

@@ -93,8 +93,15 @@ CREATE TABLE requests (
   reference_nanousd INTEGER,        -- what the reference price would have asked; null: none set
   reference_id    TEXT
 ) STRICT;
+CREATE INDEX periods_by_start ON periods (utc_start_ns);
 CREATE INDEX requests_by_end ON requests (ended_utc_ns);
 CREATE INDEX requests_by_tenant ON requests (tenant, ended_utc_ns);
 )sql";
+
+// Element i takes a store from version i to i + 1; an empty file is version 0.
+inline constexpr const char* kUsageMigrations[kUsageSchemaVersion] = {kUsageSchema};
+
+// PRAGMA application_id: "TPPC". Tells our files from other programs' databases.
+inline constexpr int kUsageApplicationId = 0x54505043;
 
 }  // namespace tuppence

@@ -1,0 +1,217 @@
+// Reading a bill and printing the comparison: the paper side of bill.h.
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "nlohmann/json.hpp"
+#include "service/bill.h"
+#include "service/invoice_format.h"
+#include "service/money.h"
+#include "service/text_table.h"
+
+namespace tuppence {
+namespace {
+
+constexpr int kNanoDecimals = 9;
+constexpr int kMicroDecimals = 6;
+
+// The cells of one CSV line; quoted ones may hold commas and doubled quotes, no line ends.
+std::vector<std::string> Cells(const std::string& line) {
+  std::vector<std::string> cells(1);
+  bool quoted = false;
+  for (size_t i = 0; i < line.size(); ++i) {
+    if (line[i] == '"') {
+      if (quoted && i + 1 < line.size() && line[i + 1] == '"') {
+        cells.back() += line[++i];
+      } else {
+        quoted = !quoted;
+      }
+    } else if (line[i] == ',' && !quoted) {
+      cells.emplace_back();
+    } else {
+      cells.back() += line[i];
+    }
+  }
+  for (std::string& cell : cells) cell = std::string(absl::StripAsciiWhitespace(cell));
+  return cells;
+}
+
+absl::Status Wrong(int64_t line, const std::string& what) {
+  return absl::InvalidArgumentError(absl::StrCat("line ", line, ": ", what));
+}
+
+absl::StatusOr<BillLine> ReadLine(const std::map<std::string, std::string>& cells, int64_t line) {
+  BillLine bill;
+  bill.instance = cells.at("instance");
+  if (bill.instance.empty()) return Wrong(line, "names no instance");
+  for (const auto& [name, time] :
+       {std::pair{"start", &bill.start_utc_ns}, std::pair{"end", &bill.end_utc_ns}}) {
+    absl::Time parsed;
+    std::string error;
+    if (!absl::ParseTime(absl::RFC3339_full, cells.at(name), &parsed, &error)) {
+      return Wrong(line, absl::StrCat(name, " is \"", cells.at(name),
+                                      "\"; it needs date, time and offset, as "
+                                      "2026-11-01T00:00:00Z"));
+    }
+    *time = absl::ToUnixNanos(parsed);
+  }
+  if (bill.end_utc_ns < bill.start_utc_ns) return Wrong(line, "end is before start");
+  const absl::StatusOr<int64_t> amount = ParseDecimal(cells.at("amount"), kNanoDecimals);
+  if (!amount.ok()) return Wrong(line, absl::StrCat("amount: ", amount.status().message()));
+  bill.amount_nanousd = *amount;
+  const auto price = cells.find("usd_per_hour");
+  if (price != cells.end() && !price->second.empty()) {
+    const absl::StatusOr<int64_t> micro = ParseDecimal(price->second, kMicroDecimals);
+    if (!micro.ok()) return Wrong(line, absl::StrCat("usd_per_hour: ", micro.status().message()));
+    if (*micro < 0) return Wrong(line, "usd_per_hour is negative");
+    bill.micro_usd_per_hour = *micro;
+  }
+  return bill;
+}
+
+bool Shown(const BillMachine& machine, int cause) {
+  const bool always = cause != static_cast<int>(BillCause::kOtherShare);
+  return always || machine.cause_nanousd[cause] != 0;
+}
+
+void AddMachine(const BillMachine& machine, const std::string& name, TextTable* table) {
+  const bool unknown = machine.booked_ns > 0 && machine.unpriced_ns == machine.booked_ns;
+  table->Row({name, "booked", Seconds(machine.booked_ns),
+              unknown ? "no rate card" : FormatUsd(machine.booked_nanousd)});
+  for (int i = 0; i < kBillCauses; ++i) {
+    if (!Shown(machine, i)) continue;
+    table->Row({"", kBillCauseNames[i],
+                machine.cause_ns[i] != 0 ? Seconds(machine.cause_ns[i]) : "",
+                FormatUsd(machine.cause_nanousd[i])});
+  }
+  table->Row({"", "billed", Seconds(machine.billed_ns), FormatUsd(machine.billed_nanousd)});
+}
+
+nlohmann::ordered_json MachineJson(const BillMachine& machine) {
+  nlohmann::ordered_json json = {{"instance", machine.instance},
+                                 {"billed_nanousd", machine.billed_nanousd},
+                                 {"billed_ns", machine.billed_ns},
+                                 {"booked_nanousd", machine.booked_nanousd},
+                                 {"booked_ns", machine.booked_ns},
+                                 {"unpriced_ns", machine.unpriced_ns},
+                                 {"price_from_bill", machine.price_from_bill},
+                                 {"has_store", machine.has_store}};
+  for (int i = 0; i < kBillCauses; ++i) {
+    json["causes"][kBillCauseNames[i]] = {{"ns", machine.cause_ns[i]},
+                                          {"nanousd", machine.cause_nanousd[i]}};
+  }
+  return json;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<BillLine>> ParseBill(const std::string& csv) {
+  absl::string_view left = csv;
+  std::vector<BillLine> bill;
+  std::vector<std::string> heading;
+  int64_t number = 0;
+  while (!left.empty()) {
+    const size_t end = std::min(left.find('\n'), left.size());
+    const std::string line(absl::StripAsciiWhitespace(left.substr(0, end)));
+    left.remove_prefix(std::min(end + 1, left.size()));
+    ++number;
+    if (line.empty()) continue;
+    const std::vector<std::string> cells = Cells(line);
+    if (heading.empty()) {
+      heading = cells;
+      for (std::string& name : heading) name = absl::AsciiStrToLower(name);
+      for (const char* name : {"instance", "start", "end", "amount"}) {
+        if (std::find(heading.begin(), heading.end(), name) != heading.end()) continue;
+        return Wrong(number, absl::StrCat("the heading has no column \"", name,
+                                          "\"; it needs instance, start, end and amount, and has ",
+                                          absl::StrJoin(heading, ", ")));
+      }
+      continue;
+    }
+    if (cells.size() != heading.size()) {
+      return Wrong(number,
+                   absl::StrCat("has ", cells.size(), " cells, the heading has ", heading.size()));
+    }
+    std::map<std::string, std::string> named;
+    for (size_t i = 0; i < cells.size(); ++i) named[heading[i]] = cells[i];
+    absl::StatusOr<BillLine> read = ReadLine(named, number);
+    if (!read.ok()) return read.status();
+    bill.push_back(*std::move(read));
+  }
+  if (bill.empty()) return absl::InvalidArgumentError("has no line below the heading");
+  return bill;
+}
+
+absl::StatusOr<std::vector<BillLine>> ReadBill(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    return absl::NotFoundError(
+        absl::StrCat("--bill ", path, ": cannot be read; check the path and its permissions"));
+  }
+  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  absl::StatusOr<std::vector<BillLine>> bill = ParseBill(text);
+  if (!bill.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--bill ", path, ": ", bill.status().message()));
+  }
+  return bill;
+}
+
+std::string FormatBillTable(const BillComparison& comparison) {
+  TextTable table;
+  table.Column("machine");
+  table.Column("cause");
+  table.Column("s", /*right=*/true);
+  table.Column("USD", /*right=*/true);
+  std::string notes;
+  for (const BillMachine& machine : comparison.machines) {
+    AddMachine(machine, machine.instance, &table);
+    table.Rule();
+    if (!machine.has_store) {
+      absl::StrAppend(&notes, machine.instance, ": none of the stores has a run of it.\n");
+    } else if (machine.price_from_bill && machine.cause_nanousd[int(BillCause::kPrice)] != 0) {
+      absl::StrAppend(&notes, machine.instance,
+                      ": nothing names the cloud's price, so all that time does not explain is "
+                      "taken for it; a column usd_per_hour or --bill-rates tells them apart.\n");
+    }
+    if (machine.unpriced_ns > 0) {
+      absl::StrAppend(&notes, machine.instance, ": ", Seconds(machine.unpriced_ns),
+                      " s are booked without a rate card.\n");
+    }
+  }
+  AddMachine(comparison.total, "all machines", &table);
+  return absl::StrCat("Booked, and why the bill says otherwise\n\n", table.Format(),
+                      notes.empty() ? "" : "\n", notes);
+}
+
+std::string FormatBillCsv(const BillComparison& comparison) {
+  std::string csv = "instance,cause,ns,nanousd\n";
+  for (const BillMachine& machine : comparison.machines) {
+    const auto row = [&](const char* cause, int64_t ns, int64_t nanousd) {
+      absl::StrAppend(&csv, CsvCell(machine.instance), ",", CsvCell(cause), ",", ns, ",", nanousd,
+                      "\n");
+    };
+    row("booked", machine.booked_ns, machine.booked_nanousd);
+    for (int i = 0; i < kBillCauses; ++i) {
+      row(kBillCauseNames[i], machine.cause_ns[i], machine.cause_nanousd[i]);
+    }
+    row("billed", machine.billed_ns, machine.billed_nanousd);
+  }
+  return csv;
+}
+
+std::string FormatBillJson(const BillComparison& comparison) {
+  nlohmann::ordered_json json = {{"machines", nlohmann::ordered_json::array()}};
+  for (const BillMachine& machine : comparison.machines) {
+    json["machines"].push_back(MachineJson(machine));
+  }
+  json["total"] = MachineJson(comparison.total);
+  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace tuppence

@@ -1,0 +1,10 @@
+// The tables of deploy/ that the program carries with it, so that a copied binary knows them:
+// their text, put in by the build. Read by rate_cards and reference_price.
+#pragma once
+
+namespace tuppence {
+
+extern const char kMachinePricesJson[];    // deploy/machine_prices.json
+extern const char kReferencePricesJson[];  // deploy/reference_prices.json
+
+}  // namespace tuppence

@@ -1,0 +1,286 @@
+// The invoice: every nano-dollar of the time held is on exactly one line, on both bases.
+#include "service/invoice.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "service/invoice_format.h"
+#include "tests/service/made_store.h"
+
+namespace tuppence {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr int64_t kRate = 526'000;
+
+int64_t CostOf(int64_t ns) {
+  RateCard card;
+  card.micro_usd_per_hour = kRate;
+  return NanoUsd(card, ns);
+}
+
+// Two periods of half an hour around midnight in Berlin (23:00 UTC). Odd nanoseconds, so that
+// nothing divides evenly.
+class InvoiceTest : public ::testing::Test {
+ protected:
+  void Fill(const std::string& card = "card") {
+    store_.Run("r", "i-a", start_);
+    store_.Period("r", {.seconds = 1800,
+                        .accounts = {.startup_ns = 10'000'000'007},
+                        .charges = {{"acme", "", 600'000'000'001, 0, 0, 0},
+                                    {"beta", "", 200'000'000'003, 50'000'000'000, 0, 0}},
+                        .micro_usd_per_hour = kRate,
+                        .rate_card_id = card});
+    store_.Period("r", {.seconds = 1800,
+                        .accounts = {.overhead_ns = 5'000'000'011},
+                        .charges = {{"acme", "", 100'000'000'000, 0, 100'000'000'000, 0}},
+                        .micro_usd_per_hour = kRate,
+                        .rate_card_id = card});
+    store_.End("r");
+    const auto told = [&](int64_t ns) {
+      return card.empty() ? std::nullopt : std::optional<int64_t>(CostOf(ns));
+    };
+    store_.Request("r", {.id = "a1",
+                         .machine_ns = 600'000'000'001,
+                         .ended_ns = start_ + 700 * kSecondNs,
+                         .cost_nanousd = told(600'000'000'001),
+                         .reference_nanousd = 1000});
+    store_.Request("r", {.id = "b1",
+                         .tenant = "beta",
+                         .machine_ns = 150'000'000'003,
+                         .ended_ns = start_ + 800 * kSecondNs,
+                         .cost_nanousd = told(150'000'000'003)});
+    store_.Request("r", {.id = "b2",
+                         .tenant = "beta",
+                         .machine_ns = 50'000'000'000,
+                         .ended_ns = start_ + 1900 * kSecondNs,
+                         .cost_nanousd = told(50'000'000'000)});
+    store_.Request("r", {.id = "a2",
+                         .machine_ns = 100'000'000'000,
+                         .ended_ns = start_ + 2000 * kSecondNs,
+                         .cost_nanousd = told(0),
+                         .written_off = true});
+  }
+
+  Invoice Make(InvoiceOptions options = {}) {
+    if (options.stores.empty()) options.stores = {store_.path()};
+    const auto invoice = MakeInvoice(options);
+    EXPECT_TRUE(invoice.ok()) << invoice.status();
+    return *invoice;
+  }
+
+  static int64_t AllocationSum(const Invoice& invoice) {
+    int64_t sum = invoice.unallocated_nanousd;
+    for (const auto& [key, line] : invoice.lines) sum += line.allocation_nanousd();
+    return sum;
+  }
+
+  MadeStore store_;
+  const int64_t start_ = Utc("2026-11-01T22:30:00Z");
+};
+
+TEST_F(InvoiceTest, TotalIsRateTimesTimeHeldToTheNanoDollar) {
+  Fill();
+  for (const Allocation allocation :
+       {Allocation::kProportional, Allocation::kEven, Allocation::kNone}) {
+    InvoiceOptions options;
+    options.allocation = allocation;
+    const Invoice invoice = Make(options);
+    EXPECT_EQ(invoice.machine.machine_ns, 3600 * kSecondNs);
+    EXPECT_EQ(invoice.machine.nanousd, 526'000'000);
+    int64_t usage = invoice.tenants.usage.nanousd;
+    for (const PricedTime& account : invoice.accounts) usage += account.nanousd;
+    EXPECT_EQ(usage, 526'000'000);
+    EXPECT_EQ(AllocationSum(invoice), 526'000'000);
+  }
+}
+
+TEST_F(InvoiceTest, EvenSharesAreEvenAndNoneLeavesTheRestToNobody) {
+  Fill();
+  InvoiceOptions options;
+  options.allocation = Allocation::kEven;
+  const Invoice even = Make(options);
+  ASSERT_EQ(even.lines.size(), 2u);  // one day of UTC, two tenants
+  EXPECT_NEAR(even.lines.begin()->second.allocated_nanousd,
+              even.lines.rbegin()->second.allocated_nanousd, 1);
+  options.allocation = Allocation::kNone;
+  const Invoice none = Make(options);
+  EXPECT_EQ(none.tenants.allocated_nanousd, 0);
+  EXPECT_EQ(none.unallocated_ns + none.tenants.usage.machine_ns, none.machine.machine_ns);
+}
+
+TEST_F(InvoiceTest, ADayBelongsToItsTimeZone) {
+  Fill();
+  InvoiceOptions options;
+  ASSERT_TRUE(absl::LoadTimeZone("Europe/Berlin", &options.time_zone));
+  const Invoice berlin = Make(options);
+  const InvoiceLine& acme_2nd = berlin.lines.at({absl::CivilDay(2026, 11, 2), "acme", "phi"});
+  EXPECT_EQ(acme_2nd.usage.machine_ns, 100'000'000'000);
+  EXPECT_EQ(berlin.machine.nanousd, 526'000'000);
+  EXPECT_THAT(FormatInvoiceTable(berlin), HasSubstr("days of Europe/Berlin"));
+  options.window.from_ns = *ParseInvoiceTime("2026-11-02", options.time_zone);
+  const Invoice second = Make(options);
+  EXPECT_EQ(second.machine.machine_ns, 1800 * kSecondNs);
+  EXPECT_EQ(second.machine.nanousd, 263'000'000);
+}
+
+TEST_F(InvoiceTest, WhatCallersWereToldAddsUpToo) {
+  Fill();
+  const Invoice invoice = Make();
+  const Reconciliation& lines = invoice.reconciliation;
+  EXPECT_EQ(lines.told_nanousd,
+            CostOf(600'000'000'001) + CostOf(150'000'000'003) + CostOf(50'000'000'000));
+  EXPECT_EQ(lines.written_off_nanousd, CostOf(100'000'000'000));
+  EXPECT_EQ(lines.open_nanousd, 0);
+  EXPECT_EQ(lines.other_nanousd, 0);
+  EXPECT_LE(std::abs(lines.rounding_nanousd), 4);
+  EXPECT_EQ(lines.told_nanousd + lines.written_off_nanousd + lines.rounding_nanousd,
+            invoice.tenants.usage.nanousd);
+  EXPECT_THAT(FormatInvoiceTable(invoice), HasSubstr("rounding"));
+}
+
+TEST_F(InvoiceTest, WithoutARateMoneyIsUnknownAndNeverZero) {
+  Fill(/*card=*/"");
+  const Invoice invoice = Make();
+  EXPECT_FALSE(invoice.priced());
+  const std::string table = FormatInvoiceTable(invoice);
+  EXPECT_THAT(table, HasSubstr("no rate card"));
+  EXPECT_THAT(table, Not(HasSubstr("0.000000000")));
+  const auto json = nlohmann::json::parse(FormatInvoiceJson(invoice));
+  EXPECT_TRUE(json["total"]["cost_nanousd"].is_null());
+  EXPECT_EQ(json["total"]["held_ns"], 3600 * kSecondNs);
+  EXPECT_FALSE(FormatInvoiceFocus(invoice).ok());
+}
+
+TEST_F(InvoiceTest, RepricingIsAMarkedViewAndLeavesTheStoreAlone) {
+  Fill();
+  const Invoice booked = Make();
+  InvoiceOptions options;
+  options.reprice = *RateCards::Parse(R"({"rate_cards": [{"id": "half", "source": "effective",
+      "valid_from": "2026-01-01T00:00:00Z", "usd_per_hour": "0.263"}]})");
+  const Invoice repriced = Make(options);
+  EXPECT_EQ(repriced.machine.nanousd, 263'000'000);
+  EXPECT_THAT(FormatInvoiceTable(repriced), HasSubstr("REPRICED"));
+  EXPECT_THAT(FormatInvoiceTable(booked), Not(HasSubstr("REPRICED")));
+  EXPECT_EQ(Make().machine.nanousd, booked.machine.nanousd);
+}
+
+TEST_F(InvoiceTest, AtLowLoadTheApiWouldHaveBeenCheaper) {
+  Fill();
+  InvoiceOptions options;
+  options.reference = *FindReferencePrice("gpt-4o-mini");
+  const Invoice invoice = Make(options);
+  // Three answers of 600 new, 400 cached and 100 written tokens; the one that failed is not asked.
+  EXPECT_EQ(invoice.tenants.reference_nanousd, 3 * (600 * 150 + 400 * 75 + 100 * 600));
+  EXPECT_EQ(invoice.saving_nanousd(), 540'000 - 526'000'000);
+  EXPECT_EQ(*invoice.break_even_requests(), (526'000'000 + 180'000 - 1) / 180'000);
+  const std::string table = FormatInvoiceTable(invoice);
+  EXPECT_THAT(table, HasSubstr("The API would have been cheaper by 0.525460000 USD"));
+  EXPECT_THAT(table, HasSubstr("unadjusted"));
+  EXPECT_THAT(table, HasSubstr("Break-even: 2,923 requests"));
+}
+
+TEST_F(InvoiceTest, TimeNotBookedIsUnaccountedAndTimeBetweenProcessesDown) {
+  store_.Run("first", "i-a", start_);
+  store_.Period("first", {.seconds = 60, .charges = {}});
+  store_.End("first", /*lost_ns=*/7 * kSecondNs);
+  store_.Request("first", {.id = "told",
+                           .machine_ns = kSecondNs,
+                           .ended_ns = start_ + 65 * kSecondNs,
+                           .cost_nanousd = CostOf(kSecondNs)});
+  store_.Run("second", "i-a", start_ + 100 * kSecondNs);
+  store_.Period("second", {.seconds = 20, .charges = {}});
+  store_.End("second");
+  const Invoice invoice = Make();
+  EXPECT_EQ(invoice.accounts[static_cast<int>(OtherAccount::kUnaccounted)].machine_ns,
+            7 * kSecondNs);
+  EXPECT_EQ(invoice.down_ns, 33 * kSecondNs);
+  EXPECT_EQ(invoice.machine.machine_ns, 87 * kSecondNs);
+  EXPECT_EQ(invoice.machine.nanousd, CostOf(87 * kSecondNs));
+  EXPECT_EQ(invoice.reconciliation.not_booked_nanousd, CostOf(kSecondNs));
+  EXPECT_EQ(invoice.reconciliation.other_nanousd, 0);
+}
+
+TEST_F(InvoiceTest, AProcessKilledBeforeItsFirstPeriodCostsWhatItsNeighbourDid) {
+  store_.Run("killed", "i-a", start_);
+  store_.End("killed", /*lost_ns=*/30 * kSecondNs);
+  store_.Run("next", "i-a", start_ + 40 * kSecondNs);
+  store_.Period("next", {.seconds = 20, .charges = {}});
+  store_.End("next");
+  store_.Run("last", "i-a", start_ + 60 * kSecondNs);
+  store_.End("last", /*lost_ns=*/10 * kSecondNs);
+  const Invoice invoice = Make();
+  EXPECT_EQ(invoice.machine.unpriced_ns, 0);
+  EXPECT_EQ(invoice.machine.nanousd, CostOf(60 * kSecondNs));
+}
+
+TEST_F(InvoiceTest, AShareOfAMachineAndSeveralStoresAddUp) {
+  Fill();
+  MadeStore other;
+  other.Run("o", "i-b", start_, /*machine_share_ppm=*/250'000);
+  other.Period("o", {.seconds = 3600, .charges = {}});
+  other.End("o");
+  InvoiceOptions options;
+  options.stores = {store_.path(), other.path()};
+  EXPECT_EQ(Make(options).machine.nanousd, 526'000'000 + 131'500'000);
+  options.stores = {store_.path(), store_.path()};
+  EXPECT_THAT(std::string(MakeInvoice(options).status().message()), HasSubstr("give each store"));
+}
+
+TEST_F(InvoiceTest, CsvColumnsAddUpToTheTotal) {
+  Fill();
+  std::istringstream csv(FormatInvoiceCsv(Make()));
+  std::string line;
+  std::getline(csv, line);
+  EXPECT_THAT(line, HasSubstr("usage_nanousd,allocation_nanousd"));
+  int64_t usage = 0;
+  int64_t allocation = 0;
+  while (std::getline(csv, line)) {
+    std::vector<std::string> cells;
+    std::istringstream row(line);
+    for (std::string cell; std::getline(row, cell, ',');) cells.push_back(cell);
+    usage += std::stoll(cells.at(9));
+    allocation += std::stoll(cells.at(10));
+  }
+  EXPECT_EQ(usage, 526'000'000);
+  EXPECT_EQ(allocation, 526'000'000);
+}
+
+TEST_F(InvoiceTest, FocusBillsTheAllocationAndCreditsWhatWasWrittenOff) {
+  Fill();
+  const auto focus = FormatInvoiceFocus(Make());
+  ASSERT_TRUE(focus.ok()) << focus.status();
+  std::istringstream csv(*focus);
+  std::string line;
+  std::getline(csv, line);
+  EXPECT_THAT(line, HasSubstr("BilledCost,"));
+  int64_t nanousd = 0;
+  while (std::getline(csv, line)) {
+    const std::string cost = line.substr(0, line.find(','));
+    std::string digits;
+    for (const char c : cost) {
+      if (c != '.') digits += c;
+    }
+    nanousd += std::stoll(digits);
+  }
+  EXPECT_EQ(nanousd, 526'000'000 - CostOf(100'000'000'000));
+  EXPECT_THAT(*focus, HasSubstr("Credit"));
+}
+
+TEST(InvoiceTimeTest, IsADayOrATimeWithOffset) {
+  EXPECT_EQ(*ParseInvoiceTime("2026-11-01", absl::UTCTimeZone()), Utc("2026-11-01T00:00:00Z"));
+  EXPECT_EQ(*ParseInvoiceTime("2026-11-01T12:00:00+01:00", absl::UTCTimeZone()),
+            Utc("2026-11-01T11:00:00Z"));
+  for (const char* text : {"2026-13-01", "yesterday", "2026-11-01T12:00:00", ""}) {
+    EXPECT_FALSE(ParseInvoiceTime(text, absl::UTCTimeZone()).ok()) << text;
+  }
+}
+
+}  // namespace
+}  // namespace tuppence
