@@ -24,7 +24,6 @@ namespace tuppence {
 namespace {
 
 constexpr int kBusyMs = 5000;           // a reader that recovers the log is done by then
-constexpr int kCheckpointPages = 1000;  // 4 MB of log
 constexpr int kRemovedAtOnce = 500;     // rows: some milliseconds that a closing message may wait
 constexpr int64_t kRemoveAgainNs = 250'000'000;
 constexpr int64_t kRemoveEveryNs = 60'000'000'000;
@@ -122,7 +121,7 @@ UsageStore::UsageStore(const StoreOptions& options, const StoreRun& run,
       run_id_(MakeRunId()),
       lock_(std::move(lock)),
       statements_(std::make_unique<Statements>()),
-      checkpoint_at_pages_(kCheckpointPages) {}
+      checkpoint_at_pages_(options.checkpoint_pages) {}
 
 UsageStore::~UsageStore() {
   statements_.reset();
@@ -333,7 +332,7 @@ void UsageStore::Tidy(int64_t now_ns, int64_t utc_now_ns) {
     int pages = 0, moved = 0;
     sqlite3_wal_checkpoint_v2(database_, nullptr, SQLITE_CHECKPOINT_PASSIVE, &pages, &moved);
     // A reader may need the rest of the log; then not again before it has grown by as much.
-    checkpoint_at_pages_ = kCheckpointPages + (moved == pages ? 0 : log_pages_);
+    checkpoint_at_pages_ = options_.checkpoint_pages + (moved == pages ? 0 : log_pages_);
     log_pages_ = 0;
   }
   if (now_ns < next_removal_ns_) return;

@@ -23,15 +23,16 @@ class StoreLock;
 
 // This process, as the runs table has it.
 struct StoreRun {
-  std::string instance;  // the machine, as the bill names it; "": its host name
-  std::string version;
+  std::string instance = {};  // the machine, as the bill names it; "": its host name
+  std::string version = {};
   int64_t started_ns = 0;
   int64_t started_utc_ns = 0;
 };
 
 struct StoreOptions {
-  std::string path;
+  std::string path = {};
   int keep_requests_days = 90;  // rows of requests that ended longer ago are removed
+  int checkpoint_pages = 1000;  // the log is moved into the file when it has so many: 4 MB
   std::string vfs = {};         // SQLite's file system; "": the machine's. Tests have their own
 };
 
