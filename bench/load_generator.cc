@@ -112,8 +112,11 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
         result_->first_error = std::string(described.message());
       }
     }
-    open_->Leave();
+    // The call's context goes before the last caller is reported gone: whoever waits for that may
+    // take down the channels and end the process.
+    OpenCalls* const open = open_;
     delete this;
+    open->Leave();
   }
 
   bool CarriesTokens() const {
