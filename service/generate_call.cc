@@ -311,7 +311,6 @@ void GenerateCall::OnWriteDone(bool ok) {
 }
 
 void GenerateCall::OnDone() {
-  parts_.calls->Remove(this);
   if (stream_ != nullptr) stream_->SetReader(nullptr);
   parts_.counters->CountEnded(Method::kGenerate, static_cast<int>(status_.code()));
   if (!end_.has_value()) parts_.counters->CountRefused(status_);
@@ -321,6 +320,8 @@ void GenerateCall::OnDone() {
                      .ended_utc_ns = parts_.clock->UtcNs(),
                      .total_ns = parts_.clock->NowNs() - received_ns_,
                      .end = end_.has_value() ? &*end_ : nullptr});
+  // Last: who sees no call left also sees its line in the log and its counts.
+  parts_.calls->Remove(this);
   delete this;
 }
 

@@ -23,8 +23,8 @@
 namespace tuppence {
 namespace {
 
-constexpr int kBusyMs = 5000;           // a reader that recovers the log is done by then
-constexpr int kRemovedAtOnce = 500;     // rows: some milliseconds that a closing message may wait
+constexpr int kBusyMs = 5000;        // a reader that recovers the log is done by then
+constexpr int kRemovedAtOnce = 500;  // rows: some milliseconds that a closing message may wait
 constexpr int64_t kRemoveAgainNs = 250'000'000;
 constexpr int64_t kRemoveEveryNs = 60'000'000'000;
 constexpr int64_t kDayNs = int64_t{86'400} * 1'000'000'000;

@@ -15,12 +15,14 @@ using ::testing::AllOf;
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
 
+// A thousand times a T4's price: few questions to a machine held for seconds cost more than the
+// API.
 constexpr char kCard[] =
     R"({"id": "first", "valid_from": "2020-01-01T00:00:00Z", "source": "list",
-        "usd_per_hour": "0.526"})";
+        "usd_per_hour": "526"})";
 constexpr char kSpotCard[] =
     R"({"id": "spot", "valid_from": "2021-01-01T00:00:00Z", "source": "spot",
-        "usd_per_hour": "0.158"})";
+        "usd_per_hour": "158"})";
 
 Finished Tuppence(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), kBinary);

@@ -4,6 +4,7 @@ panel of the dashboard finds finite series under load, and alerts fire when thei
 
     python3 tests/end_to_end/observability_test.py build/cpu
 """
+import base64
 import contextlib
 import json
 import math
@@ -140,9 +141,10 @@ def misbehave(api, service):
     traced = stub.start(metadata=(("traceparent", TRACEPARENT),))
     for _ in traced:
         pass
-    trailers = dict(traced.trailing_metadata())
-    assert b"machine_seconds" in trailers["endpoint-load-metrics-bin"]
-    assert b"usd" in trailers["endpoint-load-metrics-bin"]
+    trailers = trailers_on_the_wire(service, stub.request())
+    assert trailers["grpc-status"] == "0", trailers
+    load_report = base64.b64decode(trailers["endpoint-load-metrics-bin"] + "==")
+    assert b"machine_seconds" in load_report and b"usd" in load_report, load_report
     wait_for("the log names the trace",
              lambda: any(line.get("traceparent") == TRACEPARENT and line["machine_ns"] > 0
                          for line in service.log_lines()), 5)
@@ -225,8 +227,10 @@ def main():
     with temporary_folder() as folder, contextlib.ExitStack() as stack:
         api = make_api(folder)
         steady = Service(binary, folder, "steady", demo, "--price-per-hour", "0.526",
-                         "--queue-requests-max", "4", *common)
-        restarted = Service(binary, folder, "restarted", demo, "--price-per-hour", "1.05", *common)
+                         "--queue-requests-max", "4", "--usage-store", f"{folder}/steady.db",
+                         *common)
+        restarted = Service(binary, folder, "restarted", demo, "--price-per-hour", "1.05",
+                            "--usage-store", f"{folder}/restarted.db", *common)
         # No price; and a fire drill of a nanosecond in the ledger.
         broken = Service(binary, folder, "broken", "null", "--conservation-drill-ns", "1")
         services = (steady, restarted, broken)
