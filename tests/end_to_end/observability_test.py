@@ -18,7 +18,7 @@ import time
 import grpc
 
 from observed_service import (Load, Prometheus, Service, Stub, make_api, root, temporary_folder,
-                              wait_for)
+                              trailers_on_the_wire, wait_for)
 
 LOAD_SECONDS = 24
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -92,8 +92,9 @@ def check_prices(prometheus, api, steady, restarted):
         [usage] = prometheus.query(f"{rule}:usage1h")
         expect_close(f"USD per million {kind} tokens, usage", float(usage["value"][1]),
                      told.per_million[kind], 0.01)
-        # A machine costs while nothing is asked: both sides at the moment of the rule. A quarter of a
-        # second is lost at each beginning and end of a process, of half a minute: 2 %.
+        # A machine costs while nothing is asked: both sides at the moment of the rule. At the
+        # three beginnings and the restart's end, up to two scrapes (500 ms, one of them late) are
+        # missed, of two services' 28 s: 4 x 0.5 / 56, 4 %.
         [at] = prometheus.query(f"timestamp({rule}:allocation1h)")
         [allocation] = prometheus.query(f"{rule}:allocation1h")
         all_usd = machine_usd + sum(
@@ -102,10 +103,10 @@ def check_prices(prometheus, api, steady, restarted):
             * (time.time() - float(at["value"][1]))
             for service in (steady, restarted))
         expect_close(f"USD per million {kind} tokens, allocation", float(allocation["value"][1]),
-                     told.per_million[kind] * all_usd / told.usd, 0.02)
+                     told.per_million[kind] * all_usd / told.usd, 0.04)
 
 
-def check_panels(prometheus, has_store):
+def check_panels(prometheus):
     """Every query of the dashboard, as Grafana would ask it."""
     dashboard = json.loads((root / "deploy/grafana/tuppence.json").read_text())
     asked = 0
@@ -115,8 +116,6 @@ def check_panels(prometheus, has_store):
             expression = target["expr"].replace("$__rate_interval", "10s")
             for variable in ("model_name", "namespace", "pod", "instance"):
                 expression = expression.replace(f"${variable}", ".*")
-            if "tuppence_store_" in expression and not has_store:
-                continue
             series = prometheus.ask("query_range", query=expression, start=now - 8, end=now,
                                     step=1)["result"]
             assert series, f"{panel['title']}: no series for {expression}"
@@ -124,8 +123,7 @@ def check_panels(prometheus, has_store):
                 values = [float(value) for _, value in one["values"]]
                 assert all(map(math.isfinite, values)), f"{panel['title']}: {expression}: {one}"
             asked += 1
-    say(f"{asked} queries of {len(dashboard['panels'])} panels find finite series"
-        + ("" if has_store else "; those of the store were left out, for there is none"))
+    say(f"{asked} queries of {len(dashboard['panels'])} panels find finite series")
 
 
 def misbehave(api, service):
@@ -184,7 +182,7 @@ def fill_queue(api, service, seconds=8):
     return callers
 
 
-def check_alerts(prometheus, api, busy, broken, fragile, has_store):
+def check_alerts(prometheus, api, busy, broken, fragile):
     """Each cause on a running service, and its alert."""
     for alert in ("TuppenceQueueFull", "TuppenceEngineStuck", "TuppenceUnrecordable"):
         assert not prometheus.firing(alert), f"{alert} fires without a cause"
@@ -200,8 +198,7 @@ def check_alerts(prometheus, api, busy, broken, fragile, has_store):
         prometheus.wait_firing("TuppenceEngineStuck", fragile)
     wait_for("TuppenceEngineStuck is over",
              lambda: not prometheus.firing("TuppenceEngineStuck"), 15)
-    if has_store:
-        check_disk_full(prometheus, api, fragile)
+    check_disk_full(prometheus, api, fragile)
     broken.process.kill()
     prometheus.wait_firing("TuppenceTargetDown", broken)
 
@@ -248,15 +245,13 @@ def main():
         misbehave(api, restarted)
         check_status(binary, steady)
         time.sleep(12)
-        has_store = "tuppence_store_rows_total" in steady.page()
-        check_panels(prometheus, has_store)
+        check_panels(prometheus)
         load.stop()
-        check_alerts(prometheus, api, steady, broken, restarted, has_store)
+        check_alerts(prometheus, api, steady, broken, restarted)
         assert steady.sum_of("tuppence_conservation_error_seconds") == 0
         assert restarted.sum_of("tuppence_conservation_error_seconds") == 0
-        for name in ("order ",):
-            for service in services:
-                assert name * 3 not in service.page(), "a prompt's text is on the page"
+        for service in (steady, restarted):
+            assert "order order" not in service.page(), "a prompt's text is on the page"
         say("done")
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -250,9 +250,9 @@ def trailers_on_the_wire(service, request):
     """As an endpoint picker sees them: gRPC's own client keeps endpoint-load-metrics-bin to itself."""
     body = request.SerializeToString()
     done = subprocess.run(
-        ["curl", "--silent", "--noproxy", "*", "--http2-prior-knowledge", "--include",
-         "--output", "-", "--header", "content-type: application/grpc", "--header", "te: trailers",
-         "--data-binary", "@-",
+        ["curl", "--silent", "--noproxy", "*", "--http2-prior-knowledge", "--dump-header",
+         "-", "--output", "/dev/null", "--header", "content-type: application/grpc",
+         "--header", "te: trailers", "--data-binary", "@-",
          f"http://127.0.0.1:{service.port}/tuppence.v1.Inference/Generate"],
         input=b"\0" + len(body).to_bytes(4, "big") + body, capture_output=True, timeout=30, check=True)
     lines = [line.split(b": ", 1) for line in done.stdout.splitlines() if b": " in line]
