@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,6 +31,7 @@ class WatchedCall {
 // A call as the status page shows it: never what was asked or answered.
 struct OpenCall {
   std::string request_id;
+  std::string caller_request_id;
   std::string tenant;
   int64_t received_ns = 0;  // monotonic
   int64_t prompt_tokens = 0;
@@ -64,6 +66,21 @@ class CallRegistry {
       ++count;
     }
     return count;
+  }
+  // The tenant's call of that id, ours or the caller's own: then the latest.
+  std::optional<OpenCall> Find(const std::string& tenant, const std::string& id) const {
+    std::optional<OpenCall> found;
+    absl::MutexLock lock(&mutex_);
+    for (const auto& [call, description] : calls_) {
+      if (description.tenant != tenant) continue;
+      const bool ours = description.request_id == id;
+      if (!ours && description.caller_request_id != id) continue;
+      if (found.has_value() && !ours && found->received_ns > description.received_ns) continue;
+      found = description;
+      found->completion_tokens = call->completion_tokens();
+      if (ours) break;
+    }
+    return found;
   }
   // Those that have waited longest, at most so many.
   std::vector<OpenCall> Oldest(size_t count_max) const {

@@ -188,4 +188,12 @@ absl::Status Client::GetModel(v1::GetModelResponse* response) {
   });
 }
 
+absl::Status Client::GetUsage(const std::string& request_id, v1::GetUsageResponse* response) {
+  return impl_->Run([&](grpc::ClientContext* context, v1::Inference::Stub* stub) {
+    v1::GetUsageRequest request;
+    request.set_request_id(request_id);
+    return stub->GetUsage(context, request, response);
+  });
+}
+
 }  // namespace tuppence

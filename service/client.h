@@ -1,6 +1,6 @@
-// A thin gRPC client of tuppence.v1: what chat and score need, and the channel that serve_bench
-// uses. Turns gRPC's status with its google.rpc details into a text for people. Holds gRPC's own
-// headers behind this one, so that the commands compile without them.
+// A thin gRPC client of tuppence.v1: what chat, score and explain need, and the channel that
+// serve_bench uses. Turns gRPC's status with its google.rpc details into a text for people. Holds
+// gRPC's own headers behind this one, so that the commands compile without them.
 #pragma once
 
 #include <cstdint>
@@ -54,6 +54,7 @@ class Client {
   absl::Status Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response);
   absl::Status Detokenize(const v1::DetokenizeRequest& request, v1::DetokenizeResponse* response);
   absl::Status GetModel(v1::GetModelResponse* response);
+  absl::Status GetUsage(const std::string& request_id, v1::GetUsageResponse* response);
 
   // Ends the call in progress, which then returns CANCELLED. Any thread. False when there is none.
   bool Cancel();

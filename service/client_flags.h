@@ -1,4 +1,4 @@
-// The flags that every command has that calls a running service: chat and score.
+// The flags that every command has that calls a running service: chat, score and explain.
 #pragma once
 
 #include "service/client.h"

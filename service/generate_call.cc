@@ -203,6 +203,7 @@ absl::Status GenerateCall::Submit(Prompt prompt, SamplingParams sampling,
   request.stream = stream_;
   request.hold = *std::move(hold);
   parts_.calls->Describe(this, {.request_id = identity_.request_id,
+                                .caller_request_id = identity_.caller_request_id,
                                 .tenant = identity_.tenant,
                                 .received_ns = received_ns_,
                                 .prompt_tokens = prompt_tokens,

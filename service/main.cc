@@ -6,6 +6,7 @@
 
 #include "service/books_commands.h"
 #include "service/chat_command.h"
+#include "service/explain_command.h"
 #include "service/invoice_command.h"
 #include "service/options.h"
 #include "service/score_command.h"
@@ -25,6 +26,7 @@ int Main(int argc, char** argv) {
   AddChatCommand(app, &exit_code);
   AddScoreCommand(app, &exit_code);
   AddStatusCommand(app, &exit_code);
+  AddExplainCommand(app, &exit_code);
   AddInvoiceCommand(app, &exit_code);
   AddLedgerCommand(app, &exit_code);
   AddStoreCommand(app, &exit_code);

@@ -30,6 +30,8 @@ inline constexpr char kModelNotFound[] = "MODEL_NOT_FOUND";       // NOT_FOUND
 inline constexpr char kNoTokenizer[] = "NO_TOKENIZER";            // FAILED_PRECONDITION
 inline constexpr char kNoChatTemplate[] = "NO_CHAT_TEMPLATE";     // FAILED_PRECONDITION
 inline constexpr char kUnrecordable[] = "UNRECORDABLE";           // UNAVAILABLE
+inline constexpr char kNoUsageStore[] = "NO_USAGE_STORE";         // FAILED_PRECONDITION
+inline constexpr char kRequestNotFound[] = "REQUEST_NOT_FOUND";   // NOT_FOUND
 }  // namespace reason
 
 // A refusal that a retry does not help: its reason, and the numbers behind it.

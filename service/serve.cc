@@ -389,7 +389,8 @@ int Serve(const ServeOptions& options) {
                      .counters = &counters,
                      .limits = CallLimitsOf(options, (*loaded)->served),
                      .metrics = &metrics,
-                     .books = &*books};
+                     .books = &*books,
+                     .usage_store = options.usage_store};
   if (*store != nullptr) parts.store = [&books] { return books->Snapshot(); };
   engine.Start();
   auto server = Server::Start(ServerOptionsOf(options), parts);

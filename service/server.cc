@@ -26,6 +26,7 @@
 #include "service/generate_call.h"
 #include "service/service_counters.h"
 #include "service/token_calls.h"
+#include "service/usage_call.h"
 #include "tuppence/v1/tuppence.grpc.pb.h"
 
 namespace tuppence {
@@ -37,7 +38,8 @@ constexpr char kServiceName[] = "tuppence.v1.Inference";
 // Raw methods: requests arrive as bytes, see rpc_call.
 using RawService = v1::Inference::WithRawCallbackMethod_Generate<
     v1::Inference::WithRawCallbackMethod_Tokenize<v1::Inference::WithRawCallbackMethod_Detokenize<
-        v1::Inference::WithRawCallbackMethod_GetModel<v1::Inference::Service>>>>;
+        v1::Inference::WithRawCallbackMethod_GetModel<
+            v1::Inference::WithRawCallbackMethod_GetUsage<v1::Inference::Service>>>>>;
 
 class InferenceService final : public RawService {
  public:
@@ -61,6 +63,11 @@ class InferenceService final : public RawService {
                                      const grpc::ByteBuffer* request,
                                      grpc::ByteBuffer* response) override {
     return AnswerGetModel(parts_, context, request, response);
+  }
+  grpc::ServerUnaryReactor* GetUsage(grpc::CallbackServerContext* context,
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override {
+    return AnswerGetUsage(parts_, context, request, response);
   }
 
  private:

@@ -16,11 +16,11 @@
 
 namespace tuppence {
 
-enum class Method : uint8_t { kGenerate, kTokenize, kDetokenize, kGetModel };
-inline constexpr int kMethods = 4;
+enum class Method : uint8_t { kGenerate, kTokenize, kDetokenize, kGetModel, kGetUsage };
+inline constexpr int kMethods = 5;
 inline constexpr int kCodes = 17;  // gRPC's status codes
-inline constexpr std::array<const char*, kMethods> kMethodNames = {"Generate", "Tokenize",
-                                                                   "Detokenize", "GetModel"};
+inline constexpr std::array<const char*, kMethods> kMethodNames = {
+    "Generate", "Tokenize", "Detokenize", "GetModel", "GetUsage"};
 
 class ServiceCounters {
  public:

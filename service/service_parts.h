@@ -39,6 +39,7 @@ struct ServiceParts {
   Metrics* metrics = nullptr;                   // null where no admin port asks
   std::function<StoreState()> store = nullptr;  // how the usage store fares; empty: there is none
   const Bookkeeper* books = nullptr;            // null in tests: everything may be recorded
+  std::string usage_store;                      // its file, for readers; "": there is none
 };
 
 }  // namespace tuppence

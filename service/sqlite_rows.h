@@ -27,6 +27,12 @@ class SqliteRows {
     if (statement_ != nullptr) sqlite3_bind_int64(statement_, index, value);
   }
 
+  void Bind(int index, const std::string& text) {
+    if (statement_ == nullptr) return;
+    sqlite3_bind_text(statement_, index, text.data(), static_cast<int>(text.size()),
+                      SQLITE_TRANSIENT);
+  }
+
   // On to the next row. False: there is none, or status() says what went wrong.
   bool Next() {
     column_ = 0;

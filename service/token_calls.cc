@@ -8,14 +8,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "scheduler/admission.h"
-#include "scheduler/clock.h"
 #include "service/call_identity.h"
 #include "service/convert.h"
 #include "service/prompt.h"
-#include "service/request_log.h"
-#include "service/rpc_call.h"
 #include "service/rpc_status.h"
-#include "service/service_counters.h"
+#include "service/unary_call.h"
 #include "service/version.h"
 
 namespace tuppence {
@@ -70,60 +67,30 @@ absl::Status GetModel(const ServiceParts& parts, const CallIdentity&, v1::GetMod
   return absl::OkStatus();
 }
 
-// Parses, answers, counts and logs: what the three methods share.
-template <typename Request, typename Response, typename Answer>
-grpc::ServerUnaryReactor* Serve(Method method, const ServiceParts& parts,
-                                grpc::CallbackServerContext* context, const grpc::ByteBuffer& bytes,
-                                grpc::ByteBuffer* out, Answer answer) {
-  const int64_t received_ns = parts.clock->NowNs();
-  CallIdentity identity;
-  Request request;
-  Response response;
-  absl::Status status = ReadIdentity(*context, parts.limits, &identity);
-  if (status.ok()) status = ReadDeadline(*context, parts.limits, *parts.clock).status();
-  if (status.ok()) status = ParseMessage(bytes, parts.limits, &request);
-  if (status.ok()) status = answer(parts, identity, &request, &response);
-  if (status.ok()) {
-    SerialiseMessage(response, out);
-    context->AddInitialMetadata(kRequestIdKey, identity.request_id);
-  }
-  AddTrailers(identity, status, context);
-  parts.counters->CountEnded(method, static_cast<int>(status.code()));
-  parts.counters->CountRefused(status);
-  parts.log->Write({.method = kMethodNames[static_cast<int>(method)],
-                    .identity = &identity,
-                    .status = &status,
-                    .ended_utc_ns = parts.clock->UtcNs(),
-                    .total_ns = parts.clock->NowNs() - received_ns});
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(status, identity.request_id));
-  return reactor;
-}
-
 }  // namespace
 
 grpc::ServerUnaryReactor* AnswerTokenize(const ServiceParts& parts,
                                          grpc::CallbackServerContext* context,
                                          const grpc::ByteBuffer* request,
                                          grpc::ByteBuffer* response) {
-  return Serve<v1::TokenizeRequest, v1::TokenizeResponse>(Method::kTokenize, parts, context,
-                                                          *request, response, Tokenize);
+  return AnswerUnary<v1::TokenizeRequest, v1::TokenizeResponse>(Method::kTokenize, parts, context,
+                                                                *request, response, Tokenize);
 }
 
 grpc::ServerUnaryReactor* AnswerDetokenize(const ServiceParts& parts,
                                            grpc::CallbackServerContext* context,
                                            const grpc::ByteBuffer* request,
                                            grpc::ByteBuffer* response) {
-  return Serve<v1::DetokenizeRequest, v1::DetokenizeResponse>(Method::kDetokenize, parts, context,
-                                                              *request, response, Detokenize);
+  return AnswerUnary<v1::DetokenizeRequest, v1::DetokenizeResponse>(
+      Method::kDetokenize, parts, context, *request, response, Detokenize);
 }
 
 grpc::ServerUnaryReactor* AnswerGetModel(const ServiceParts& parts,
                                          grpc::CallbackServerContext* context,
                                          const grpc::ByteBuffer* request,
                                          grpc::ByteBuffer* response) {
-  return Serve<v1::GetModelRequest, v1::GetModelResponse>(Method::kGetModel, parts, context,
-                                                          *request, response, GetModel);
+  return AnswerUnary<v1::GetModelRequest, v1::GetModelResponse>(Method::kGetModel, parts, context,
+                                                                *request, response, GetModel);
 }
 
 }  // namespace tuppence

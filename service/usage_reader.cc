@@ -22,6 +22,15 @@ absl::Status Named(const absl::Status& status, const std::string& path) {
   return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
 }
 
+constexpr char kRequestColumns[] =
+    "sequence, request_id, caller_id, run_id, tenant, requests.model, received_utc_ns, "
+    "requests.ended_utc_ns, requests.ended_ns, outcome, code, prompt_tokens, cached_tokens, "
+    "completion_tokens, queue_ns, prefill_time_ns, decode_time_ns, total_ns, "
+    "time_to_first_token_ns, steps, preemptions, mean_requests_per_step, "
+    "kv_block_seconds, machine_ns, shared_ns, own_ns, prefill_ns, decode_ns, "
+    "unrecorded_ns, written_off, cost_nanousd, rate_card_id, reference_nanousd, reference_id";
+
+// Of kRequestColumns.
 StoredRequest ReadRequest(SqliteRows* rows) {
   StoredRequest row;
   row.sequence = rows->Integer();
@@ -301,21 +310,40 @@ absl::Status UsageReader::ForEachPeriod(
 
 absl::Status UsageReader::ForEachRequest(
     const UtcWindow& ended, const std::function<absl::Status(const StoredRequest&)>& take) {
-  SqliteRows rows(
-      database_,
-      "SELECT sequence, request_id, caller_id, run_id, tenant, model, received_utc_ns, "
-      "ended_utc_ns, ended_ns, outcome, code, prompt_tokens, cached_tokens, "
-      "completion_tokens, queue_ns, prefill_time_ns, decode_time_ns, total_ns, "
-      "time_to_first_token_ns, steps, preemptions, mean_requests_per_step, "
-      "kv_block_seconds, machine_ns, shared_ns, own_ns, prefill_ns, decode_ns, "
-      "unrecorded_ns, written_off, cost_nanousd, rate_card_id, reference_nanousd, reference_id "
-      "FROM requests WHERE ended_utc_ns >= ?1 AND ended_utc_ns < ?2 ORDER BY sequence");
+  SqliteRows rows(database_,
+                  absl::StrCat("SELECT ", kRequestColumns,
+                               " FROM requests WHERE ended_utc_ns >= ?1 AND ended_utc_ns < ?2 "
+                               "ORDER BY sequence"));
   rows.Bind(1, ended.from_ns);
   rows.Bind(2, ended.to_ns);
   while (rows.Next()) {
     if (absl::Status status = take(ReadRequest(&rows)); !status.ok()) return status;
   }
   return Named(rows.status(), path_);
+}
+
+absl::StatusOr<std::optional<FoundRequest>> UsageReader::FindRequest(
+    const std::string& id, const std::optional<std::string>& tenant) {
+  SqliteRows rows(database_,
+                  absl::StrCat("SELECT ", kRequestColumns,
+                               ", machine_share_ppm, micro_usd_per_hour FROM requests "
+                               "JOIN runs USING (run_id) LEFT JOIN rate_cards USING (rate_card_id) "
+                               "WHERE (request_id = ?1 OR (caller_id = ?1 AND caller_id != '')) "
+                               "AND (?2 OR tenant = ?3) "
+                               "ORDER BY request_id = ?1 DESC, sequence DESC LIMIT 1"));
+  rows.Bind(1, id);
+  rows.Bind(2, tenant.has_value() ? 0 : 1);
+  rows.Bind(3, tenant.value_or(""));
+  if (!rows.Next()) {
+    if (!rows.status().ok()) return Named(rows.status(), path_);
+    return std::nullopt;
+  }
+  FoundRequest found;
+  found.request = ReadRequest(&rows);
+  found.card.id = found.request.rate_card_id.value_or("");
+  found.card.machine_share_ppm = rows.Integer();
+  found.card.micro_usd_per_hour = rows.IntegerOrNull().value_or(-1);
+  return found;
 }
 
 absl::StatusOr<int64_t> UsageReader::RemovedRequests() {

@@ -115,6 +115,11 @@ struct StoredRequest {
   int64_t recorded_ns() const { return machine_ns - unrecorded_ns; }
 };
 
+struct FoundRequest {
+  StoredRequest request;
+  RateCard card;  // at its end, with the run's share; not known() without one
+};
+
 // [from, to) in UTC.
 struct UtcWindow {
   int64_t from_ns = std::numeric_limits<int64_t>::min();
@@ -142,6 +147,10 @@ class UsageReader {
   // Requests that ended in the window, in the order they became durable.
   absl::Status ForEachRequest(const UtcWindow& ended,
                               const std::function<absl::Status(const StoredRequest&)>& take);
+  // The request of that id, the service's or the caller's own (then the latest), of that tenant or
+  // of any. None: there is no such row.
+  absl::StatusOr<std::optional<FoundRequest>> FindRequest(const std::string& id,
+                                                          const std::optional<std::string>& tenant);
   // Rows that retention has removed: how many sequence numbers precede the first row kept.
   absl::StatusOr<int64_t> RemovedRequests();
 

@@ -96,6 +96,7 @@ CREATE TABLE requests (
 CREATE INDEX periods_by_start ON periods (utc_start_ns);
 CREATE INDEX requests_by_end ON requests (ended_utc_ns);
 CREATE INDEX requests_by_tenant ON requests (tenant, ended_utc_ns);
+CREATE INDEX requests_by_caller_id ON requests (caller_id) WHERE caller_id != '';
 )sql";
 
 // Element i takes a store from version i to i + 1; an empty file is version 0.

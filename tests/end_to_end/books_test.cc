@@ -70,6 +70,20 @@ TEST_F(BooksTest, AServicesBooksCloseInEveryCommand) {
       answer = Ask(client.get(), OrderRequest());
       return answer.last.cost().rate_card_id() == "spot";
     }));
+    // Whoever gave up before the last message asks afterwards, of the service or of its store.
+    v1::GenerateRequest longer = OrderRequest();
+    longer.mutable_sampling()->set_max_tokens(1500);
+    longer.mutable_sampling()->set_ignore_eos(true);
+    auto hasty = service.MakeClient(0.3);
+    answer = Ask(hasty.get(), longer);
+    EXPECT_EQ(answer.status.code(), absl::StatusCode::kDeadlineExceeded) << answer.status;
+    const Finished explained =
+        Tuppence({"explain", answer.request_id, "--address", service.address()});
+    EXPECT_EQ(explained.exit_code, 0) << explained.errors;
+    EXPECT_THAT(explained.output,
+                AllOf(HasSubstr("the caller's deadline passed"), HasSubstr("USD, rate card spot")));
+    EXPECT_EQ(Tuppence({"explain", answer.request_id, "--usage-store", store_}).output,
+              explained.output);
     service.process().Signal(SIGTERM);
     ASSERT_EQ(service.process().Wait(30), 0) << service.Story();
   }

@@ -1,5 +1,5 @@
 """A running `tuppence serve`, a real Prometheus that scrapes it, and callers that put load on it.
-Used by observability_test.py. Everything ends with the test, whatever happens.
+Used by observability_test.py and kill_test.py. Everything ends with the test, whatever happens.
 """
 import contextlib
 import ctypes
@@ -53,10 +53,11 @@ def wait_for(what, done, seconds):
         time.sleep(0.1)
 
 
-def _in_child():
-    # Ends with the test. A file that may not grow is then an error of the write, not a signal.
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+def start_process(command, **streams):
+    """Ends with the test. A file that may not grow is an error of its write there, not a signal: as
+    Python has it, the signal is ignored. No Python runs in the child, which gRPC's threads forbid."""
+    return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], restore_signals=False,
+                            **streams)
 
 
 class Service:
@@ -78,8 +79,7 @@ class Service:
     def start(self):
         with open(self.folder / f"{self.name}.out", "a") as out, \
                 open(self.folder / f"{self.name}.err", "a") as err:
-            self.process = subprocess.Popen(self.command, stdout=out, stderr=err,
-                                            preexec_fn=_in_child)
+            self.process = start_process(self.command, stdout=out, stderr=err)
 
     def wait_ready(self):
         def ready():
@@ -151,11 +151,11 @@ class Prometheus:
             "rule_files: [rules.yml, alerts.yml]\n"
             f"scrape_configs: [{{job_name: tuppence, static_configs: [{{targets: {targets}}}]}}]\n")
         with open(folder / "prometheus.err", "w") as err:
-            self.process = subprocess.Popen(
+            self.process = start_process(
                 ["prometheus", f"--config.file={folder}/prometheus.yml",
                  f"--storage.tsdb.path={folder}/tsdb", "--log.level=warn",
                  f"--web.listen-address=127.0.0.1:{self.port}"],
-                stdout=err, stderr=err, preexec_fn=_in_child, env={**os.environ, "GOMAXPROCS": "1"})
+                stdout=err, stderr=err, env={**os.environ, "GOMAXPROCS": "1"})
 
     def ask(self, path, **parameters):
         answer = json.loads(get(f"http://127.0.0.1:{self.port}/api/v1/{path}?"
@@ -222,10 +222,10 @@ class Load:
 class Stub:
     def __init__(self, api, service):
         self.api = api
-        channel = grpc.insecure_channel(f"127.0.0.1:{service.port}", options=[
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{service.port}", options=[
             ("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1),
             ("grpc.max_reconnect_backoff_ms", 300), ("grpc.initial_reconnect_backoff_ms", 100)])
-        self.generate = channel.unary_stream(
+        self.generate = self.channel.unary_stream(
             "/tuppence.v1.Inference/Generate", api.GenerateRequest.SerializeToString,
             api.GenerateResponse.FromString)
 
@@ -260,4 +260,4 @@ def trailers_on_the_wire(service, request):
 
 
 def temporary_folder():
-    return tempfile.TemporaryDirectory(prefix="tuppence_observability_")
+    return tempfile.TemporaryDirectory(prefix="tuppence_test_")

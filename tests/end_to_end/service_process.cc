@@ -68,10 +68,10 @@ std::string ServiceProcess::Story() const {
          process_->Errors();
 }
 
-std::unique_ptr<Client> ServiceProcess::MakeClient() const {
+std::unique_ptr<Client> ServiceProcess::MakeClient(double timeout_seconds) const {
   ClientOptions options;
   options.address = address();
-  options.timeout_seconds = 30;
+  options.timeout_seconds = timeout_seconds;
   return Client::Make(options).value();
 }
 
@@ -104,6 +104,7 @@ v1::GenerateRequest OrderRequest(int max_tokens) {
 Answered Ask(Client* client, const v1::GenerateRequest& request) {
   Answered answered;
   answered.status = client->Generate(request, [&](const v1::GenerateResponse& message) {
+    if (message.has_start()) answered.request_id = message.start().request_id();
     for (const v1::Choice& choice : message.choices()) {
       answered.text += choice.text();
       answered.token_ids.insert(answered.token_ids.end(), choice.token_ids().begin(),

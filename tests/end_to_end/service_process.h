@@ -32,7 +32,7 @@ class ServiceProcess {
   // Everything it has said, and how it ended, for a failed expectation.
   std::string Story() const;
 
-  std::unique_ptr<Client> MakeClient() const;
+  std::unique_ptr<Client> MakeClient(double timeout_seconds = 30) const;
 
   // The status line of GET `path` on the admin port; "" when nobody answers.
   std::string AdminStatus(const std::string& path) const;
@@ -50,6 +50,7 @@ v1::GenerateRequest OrderRequest(int max_tokens = 100);
 
 struct Answered {
   absl::Status status;
+  std::string request_id;
   std::string text;
   std::vector<int32_t> token_ids;
   v1::GenerateResponse last;

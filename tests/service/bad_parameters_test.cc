@@ -287,7 +287,7 @@ TEST_F(BadParametersTest, C17MalformedMessages) {
   for (const std::string& bytes :
        {std::string("\xFF\xFF\xFF\xFF"), good.substr(0, good.size() - 1), absl::StrCat(good, deep),
         std::string("\x12\xFF\xFF\xFF\xFF\x0F"), std::string(1000, '\0')}) {
-    for (const char* method : {"Generate", "Tokenize", "Detokenize", "GetModel"}) {
+    for (const char* method : {"Generate", "Tokenize", "Detokenize", "GetModel", "GetUsage"}) {
       const CallEnd end = service_.CallBytes(method, bytes);
       if (bytes.size() == good.size() - 1 && std::string(method) != "Generate" && end.code == kOk) {
         continue;  // what is cut short as one message may be whole as another

@@ -83,14 +83,13 @@ class MetricsPageTest : public ::testing::Test {
                   .tenants_max = tenants_max},
                  &clock_) {
     model_.kv_block_tokens = 4;
-    parts_ = {.model = &model_,
-              .engine = &engine_,
-              .admission = &admission_,
-              .clock = &clock_,
-              .calls = &calls_,
-              .counters = &counters_,
-              .limits = {},
-              .metrics = &metrics_};
+    parts_.model = &model_;
+    parts_.engine = &engine_;
+    parts_.admission = &admission_;
+    parts_.clock = &clock_;
+    parts_.calls = &calls_;
+    parts_.counters = &counters_;
+    parts_.metrics = &metrics_;
   }
 
   static EngineOptions Options(StepRecords* records) {

@@ -92,7 +92,8 @@ ServiceHarness::ServiceHarness(HarnessOptions options)
            .log = &log_lines,
            .counters = &counters,
            .limits = options.limits,
-           .metrics = &metrics};
+           .metrics = &metrics,
+           .usage_store = options.usage_store};
   engine.Start();
   auto started = Server::Start(OnFreePort(options.server), parts);
   if (!started.ok()) std::cerr << started.status() << std::endl;

@@ -50,6 +50,7 @@ struct HarnessOptions {
   AdmissionLimits admission;
   EngineOptions engine;
   bool tokenizer = true;
+  std::string usage_store;             // of another process, as it were; "": none
   std::string chat_template = "auto";  // "none": text without chat
 
   HarnessOptions();
