@@ -11,6 +11,8 @@ admin_port=${TUPPENCE_ADMIN_PORT:-8034}
 # An example price, so that the answer shows one: AWS g4dn.xlarge's public hourly price is of this
 # order. Give your own machine's with TUPPENCE_PRICE_PER_HOUR.
 price=${TUPPENCE_PRICE_PER_HOUR:-0.526}
+# The books; a flag --usage-store wins over it.
+export TUPPENCE_USAGE_STORE=${TUPPENCE_USAGE_STORE:-build/release/usage.db}
 binary=build/release/service/tuppence
 question="Where is my order 48213?"
 record="Order 48213: status shipped; carrier DHL; expected 14 March 2026; items 2; total 39.90 EUR"
@@ -24,14 +26,15 @@ packages_seconds=$SECONDS
 
 note "Build"
 SECONDS=0
+[ ! -x /usr/local/cuda/bin/nvcc ] || PATH=$PATH:/usr/local/cuda/bin
 if command -v nvcc >/dev/null; then
-  echo "nvcc was found, but this version has no CUDA parts yet: CPU only"
+  echo "nvcc was found: the CUDA backend is built too, and used where there is a GPU for it"
 else
   echo "nvcc was not found: CPU only"
 fi
 log=build/release/build.log
 mkdir -p build/release
-if ! { cmake --preset release && cmake --build --preset release; } >"$log" 2>&1; then
+if ! { cmake --preset release -DTUPPENCE_CUDA=ON && cmake --build --preset release; } >"$log" 2>&1; then
   tail -n 40 "$log" >&2
   echo "The build failed; the whole log is $log" >&2
   exit 1
@@ -78,6 +81,7 @@ cat <<EOF
    Chat in a terminal    $binary chat --address 127.0.0.1:$port
    Python client         python3 deploy/examples/generate.py 127.0.0.1:$port   (needs python3-grpcio)
    grpcurl (reflection)  grpcurl -plaintext 127.0.0.1:$port describe tuppence.v1.Inference
+   The bill so far       $binary invoice $TUPPENCE_USAGE_STORE
    Metrics and health    http://127.0.0.1:$admin_port/metrics   /healthz   /readyz
 
    Serving until Ctrl-C.

@@ -27,6 +27,7 @@ constexpr int kInterrupted = 130;  // as a shell says of what Ctrl-C ended
 // One answer as it came.
 struct Answer {
   absl::Status status;
+  std::string request_id;
   std::string text;
   v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;
   double first_text_seconds = -1;  // as seen here, the network included
@@ -78,6 +79,7 @@ std::string StatisticsLine(const Answer& answer) {
     absl::StrAppendFormat(&line, "%.2f ms of the machine, no rate card",
                           answer.cost.machine_ns() * 1e-6);
   }
+  absl::StrAppend(&line, ", request ", answer.request_id);
   if (answer.finish_reason == v1::FINISH_REASON_LENGTH) line += "; cut at max_tokens";
   return line;
 }
@@ -145,6 +147,7 @@ class Conversation {
     Answer answer;
     const auto start = Clock::now();
     answer.status = client_->Generate(request_, [&](const v1::GenerateResponse& message) {
+      if (message.has_start()) answer.request_id = message.start().request_id();
       for (const v1::Choice& choice : message.choices()) {
         if (choice.finish_reason() != v1::FINISH_REASON_UNSPECIFIED) {
           answer.finish_reason = choice.finish_reason();

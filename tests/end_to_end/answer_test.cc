@@ -51,7 +51,7 @@ TEST_F(AnswerTest, ChatStatesStatusAndDateOfTheRecordAndThePrice) {
   EXPECT_THAT(chat.errors,
               MatchesRegex("\\[first token [0-9.]+ ms, [0-9.]+ tokens/s, [0-9]+ tokens after "
                            "[0-9]+, cost 0\\.[0-9]{9} USD \\([0-9.]+ ms of the machine, rate card "
-                           "test\\)\\]\n"));
+                           "test\\), request [0-9a-f]{32}\\]\n"));
 }
 
 TEST_F(AnswerTest, ChatKeepsTheConversationOfItsStandardInput) {
