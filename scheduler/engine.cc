@@ -19,6 +19,7 @@ SchedulerOptions SchedulerOptionsOf(const EngineOptions& options) {
           .sequences_max = options.sequences_max,
           .step_tokens_max = options.step_tokens_max,
           .prefill_tokens_min = options.prefill_tokens_min,
+          .itl_target_ns = options.itl_target_ns,
           .logit_rows_max = options.logit_rows_max,
           .positions_original = options.positions_original,
           .rope_policy = options.rope_policy,
@@ -83,6 +84,7 @@ Engine::Engine(const EngineOptions& options, StepExecutor* executor, const Token
   counts_.blocks_total = options.blocks;
   counts_.last_progress_ns = clock->NowNs();
   counts_.cost = options.cost;
+  scheduler_.SetCosts(options.cost);
   if (records_ != nullptr) records_->SetOnRoom([this] { inbox_.Wake(); });
   MutexLock lock(&snapshot_mutex_);
   snapshot_ = counts_;
@@ -105,7 +107,7 @@ absl::Status Engine::WarmUp() {
                     *clock_, executor_);
   if (!steps.ok()) return steps.status();
   fit_.Calibrate(*steps);
-  ledger_.SetCoefficients(fit_.coefficients());
+  SetCosts();
   const StepCostModel model(fit_.coefficients(), 0);
   for (const MeasuredStep& step : *steps) errors_.Add(step.measured_ns, model.StepNs(step.work));
   PublishCounts(clock_->NowNs());
@@ -308,6 +310,12 @@ void Engine::Fail(const absl::Status& status, int64_t now_ns) {
   CloseStep(now_ns);
 }
 
+// The model as fitted by now is what steps are divided and planned by.
+void Engine::SetCosts() {
+  ledger_.SetCoefficients(fit_.coefficients());
+  scheduler_.SetCosts(fit_.coefficients());
+}
+
 // Tells readers and books, publishes the counters, lets go of who ended.
 void Engine::CloseStep(int64_t now_ns) {
   ended_.clear();
@@ -320,7 +328,7 @@ void Engine::CloseStep(int64_t now_ns) {
     ledger_.TakePeriods(&record()->periods);
     PublishRecord();
   }
-  if (fit_.Refine()) ledger_.SetCoefficients(fit_.coefficients());
+  if (fit_.Refine()) SetCosts();
   PublishCounts(now_ns);
 }
 

@@ -44,7 +44,10 @@ struct EngineOptions {
   int32_t sequences_max = 256;      // running at once, choices counted one by one
   int32_t step_tokens_max = 512;    // decode takes what it needs, prefill what is left ...
   int32_t prefill_tokens_min = 64;  // ... but at least this many, so that it never starves
-  int32_t logit_rows_max = 256;     // >= sequences_max; prompt log-probabilities use what is left
+  // Prefill beside running streams: the modelled step stays within it (scheduler/step_budget); 0:
+  // no limit in time.
+  int64_t itl_target_ns = 0;
+  int32_t logit_rows_max = 256;  // >= sequences_max; prompt log-probabilities use what is left
   int32_t inbox_max = 4096;
   int32_t positions_original = 0;  // LongRoPE: Config::short_rope_tokens_max(); 0: none
   RopePolicy rope_policy = RopePolicy::kExact;
@@ -161,6 +164,7 @@ class Engine {
   void EndWhoMust();
   void LetStalledGoOn();
   void Idle();
+  void SetCosts();
   void StartPlanned(const StepPlan& plan);
   void Charge(const StepPlan& plan, int64_t now_ns);
   void Deliver(int64_t now_ns);

@@ -56,7 +56,12 @@ bool IsFirstLive(const SequenceGroup& group, const Sequence& sequence) {
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options, BlockPool* pool)
-    : options_(options), pool_(pool) {
+    : options_(options),
+      pool_(pool),
+      budget_({.step_tokens_max = options.step_tokens_max,
+               .prefill_tokens_min = options.prefill_tokens_min,
+               .block_tokens = options.block_tokens,
+               .itl_target_ns = options.itl_target_ns}) {
   CHECK_GT(options.block_tokens, 0);
   CHECK_GT(options.sequences_max, 0);
   CHECK_GT(options.prefill_tokens_min, 0);
@@ -112,6 +117,7 @@ void Scheduler::Remove(SequenceGroup* group, bool tainted) {
 
 const StepPlan& Scheduler::PlanStep() {
   plan_.Clear();
+  budget_.Start();
   MakeRoomForDecodes();
   PlanDecodes();
   PlanPrefills();
@@ -151,6 +157,7 @@ void Scheduler::PlanDecodes() {
       entry.phase = Phase::kDecode;
       entry.draws = true;
       ++plan_.decode_tokens;
+      budget_.AddDecode(entry.first);
       AddEntry(entry);
     }
   }
@@ -159,7 +166,7 @@ void Scheduler::PlanDecodes() {
 void Scheduler::PlanPrefills() {
   for (SequenceGroup* group : running_) {
     for (Sequence& sequence : group->sequences) {
-      if (prefill_tokens_left() == 0) return;
+      if (budget_.spent()) return;
       if (MustCatchUp(*group, sequence)) PlanCatchUp(group, &sequence);
     }
   }
@@ -170,7 +177,7 @@ void Scheduler::PlanPrefills() {
 void Scheduler::StartWaiting() {
   for (auto next = waiting_.begin(); next != waiting_.end();) {
     SequenceGroup* group = next->second;
-    if (prefill_tokens_left() == 0) return;
+    if (budget_.spent()) return;
     if (group->all_stalled()) {
       ++next;
       continue;
@@ -271,14 +278,17 @@ bool Scheduler::PlanCatchUp(SequenceGroup* group, Sequence* sequence) {
   const int32_t free = std::max(0, pool_->blocks_free() - growth_blocks());
   const int64_t held =
       int64_t{sequence->blocks.size() + free} * options_.block_tokens - sequence->computed;
-  const int32_t tokens = static_cast<int32_t>(
-      std::min<int64_t>({end - sequence->computed, prefill_tokens_left(), held}));
+  const Phase phase = sequence->computed < sequence->prefill_end ? Phase::kPrefill : Phase::kDecode;
+  const int32_t tokens =
+      budget_.Fits(sequence->computed,
+                   static_cast<int32_t>(std::min<int64_t>(end - sequence->computed, held)), phase);
   PlanEntry entry = MakeCatchUp(group, sequence, tokens);
   LimitToRows(&entry);
   while (entry.tokens > 0 && !TryExtend(sequence, *group, entry.end())) {
     entry = MakeCatchUp(group, sequence, entry.tokens - 1);  // a copied block took one of them
   }
   if (entry.tokens <= 0) return false;
+  budget_.AddPrompt(entry.first, entry.end(), entry.phase);
   AddEntry(entry);
   return true;
 }
@@ -336,7 +346,7 @@ bool Scheduler::TryStart(SequenceGroup* group) {
     }
     if (blocks > free - growth_blocks()) return false;
   } else {
-    const int32_t chunk = std::min(group->prompt_tokens(), prefill_tokens_left());
+    const int32_t chunk = budget_.Fits(0, group->prompt_tokens(), Phase::kPrefill);
     if (BlocksFor(chunk) > free - growth_blocks()) return false;
   }
   SetUpSequences(group);
@@ -436,13 +446,6 @@ void Scheduler::Cross(Sequence* sequence, const SequenceGroup& group) {
   sequence->recompute_end = 0;
   sequence->prefill_end = sequence->length();
   sequence->regime = RopeRegime::kLong;
-}
-
-// What decode leaves of the step's tokens, and never less than prefill's floor.
-int32_t Scheduler::prefill_tokens_left() const {
-  const int32_t budget =
-      std::max(options_.step_tokens_max - plan_.decode_tokens, options_.prefill_tokens_min);
-  return budget - (plan_.tokens - plan_.decode_tokens);
 }
 
 // Blocks that prefill leaves free for those who decode: a quarter of a block each, that is four

@@ -3,9 +3,9 @@
 // same plans, so every policy question can be settled in scheduler_test.cc.
 //
 // Running sequences decode in every step; prompts prefill in chunks under what is left of the
-// step's token budget, in order of arrival; waiting requests start while places and blocks last.
-// When blocks run out, whoever has the least to recompute gives theirs back and starts again later,
-// at most preemptions_max times.
+// step's budget (scheduler/step_budget), in order of arrival; waiting requests start while places
+// and blocks last. When blocks run out, whoever has the least to recompute gives theirs back and
+// starts again later, at most preemptions_max times.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,7 @@
 #include "model/rope_table.h"
 #include "scheduler/block_pool.h"
 #include "scheduler/sequence.h"
+#include "scheduler/step_budget.h"
 #include "scheduler/step_plan.h"
 
 namespace tuppence {
@@ -24,6 +25,7 @@ struct SchedulerOptions {
   int32_t sequences_max = 256;
   int32_t step_tokens_max = 512;
   int32_t prefill_tokens_min = 64;  // prefill's part of a step full of decodes
+  int64_t itl_target_ns = 0;        // between two tokens of a stream, modelled; 0: no limit in time
   int32_t logit_rows_max = 256;     // >= sequences_max
   int32_t positions_original = 0;   // LongRoPE's border; 0: none
   RopePolicy rope_policy = RopePolicy::kExact;
@@ -44,6 +46,9 @@ class Scheduler {
   // Takes a request out in any state; its blocks go back. With `tainted` they are zeroed before
   // anyone else gets them.
   void Remove(SequenceGroup* group, bool tainted);
+
+  // What work costs, from the next step on.
+  void SetCosts(const StepCostCoefficients& coefficients) { budget_.SetCosts(coefficients); }
 
   // The plan of the next step; valid until the next call. An empty plan: nobody can run.
   const StepPlan& PlanStep();
@@ -87,7 +92,6 @@ class Scheduler {
   void DropPreempted();
   void Cross(Sequence* sequence, const SequenceGroup& group);
 
-  int32_t prefill_tokens_left() const;
   int32_t growth_blocks() const;
 
   const SchedulerOptions options_;
@@ -97,6 +101,7 @@ class Scheduler {
   std::map<int64_t, SequenceGroup*> waiting_;
   std::vector<SequenceGroup*> running_;
   int32_t sequences_running_ = 0;
+  StepBudget budget_;  // of the step being planned
   StepPlan plan_;
 };
 

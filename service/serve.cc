@@ -104,13 +104,18 @@ ServerOptions ServerOptionsOf(const ServeOptions& options) {
   return server;
 }
 
+// What capacity is measured against: where there is no target, the default one.
+double ItlTargetMs(const ServeOptions& options) {
+  return options.itl_target_ms > 0 ? options.itl_target_ms : ServeOptions().itl_target_ms;
+}
+
 MetricsOptions MetricsOptionsOf(const ServeOptions& options, const ServedModel& model) {
   MetricsOptions metrics;
   metrics.model_name = model.name;
   metrics.context_tokens = model.context_tokens;
   metrics.capacity = {.sequences_max = model.sequences_max,
                       .pool_tokens = int64_t{model.kv_blocks} * model.kv_block_tokens,
-                      .inter_token_target_seconds = options.inter_token_target_seconds};
+                      .inter_token_target_seconds = ItlTargetMs(options) / 1e3};
   metrics.conservation_drill_ns = options.conservation_drill_ns;
   return metrics;
 }
@@ -120,6 +125,7 @@ void SetEngineOptions(const ServeOptions& options, int64_t started_ns, const Rat
   engine->inbox_max = static_cast<int32_t>(
       std::min<int64_t>(options.queue_requests_max, std::numeric_limits<int32_t>::max()));
   engine->stall_limit_ns = Ns(options.stall_seconds);
+  engine->itl_target_ns = std::llround(options.itl_target_ms * 1e6);
   engine->process_start_ns = started_ns;
   engine->rate_card = rate_card;
 }

@@ -49,6 +49,8 @@ Workload DrawWorkload(Draw& draw) {
   options.prefill_tokens_min = draw.Between(1, 6);
   options.step_tokens_max = options.prefill_tokens_min + draw.Between(0, 24);
   options.context_tokens = 64;
+  // By the default costs a step takes 5 ms and a little, so that this cuts everything short.
+  if (draw.Chance(40)) options.itl_target_ns = 1'000'000 * draw.Between(1, 12);
   options.stall_limit_ns = draw.Chance(50) ? 20'000'000 : 2'000'000'000;
   if (draw.Chance(40)) options.positions_original = draw.Between(8, 30);
   if (draw.Chance(30)) options.rope_policy = RopePolicy::kAdmission;

@@ -15,6 +15,7 @@ SchedulerOptions SmallOptions() {
           .sequences_max = 8,
           .step_tokens_max = 16,
           .prefill_tokens_min = 4,
+          .itl_target_ns = 0,
           .logit_rows_max = 8,
           .positions_original = 0,
           .rope_policy = RopePolicy::kExact,
@@ -121,6 +122,35 @@ TEST(SchedulerTest, PrefillKeepsItsFloorInAStepFullOfDecodes) {
     EXPECT_EQ(TokensOf(plan, prompt), 4);
     player.Complete(plan);
   }
+}
+
+TEST(SchedulerTest, AStepStaysWithinTheTimeTargetAndThePromptStillComesThrough) {
+  SchedulerOptions options = SmallOptions();
+  options.step_tokens_max = 64;
+  options.itl_target_ns = 3000;
+  Player player(options, 64);
+  const StepCostCoefficients costs = {
+      .launch_ns = 100, .weights_ns = 900, .token_ns = 100, .attention_ns = 1, .kv_read_ns = 1};
+  player.scheduler().SetCosts(costs);
+  const StepCostModel model(costs, 0);
+  const SequenceGroup* running = player.Add(4, 60);
+  player.Step();
+  SequenceGroup* prompt = player.Add(120, 4);
+  int32_t steps = 0;
+  for (; prompt->sequences[0].computed < 120; ++steps) {
+    const StepPlan& plan = player.Plan();
+    StepWork work;
+    for (const PlanEntry& entry : plan.entries) {
+      work.Add(WorkOf(entry.first, entry.end(), entry.phase));
+    }
+    EXPECT_LE(model.StepNs(work), 3000);
+    EXPECT_EQ(TokensOf(plan, running), 1);
+    EXPECT_GE(TokensOf(plan, prompt), 4) << "a block at least";
+    EXPECT_LT(TokensOf(plan, prompt), 30);
+    player.Complete(plan);
+  }
+  EXPECT_GT(steps, 4);
+  EXPECT_LT(steps, 30);
 }
 
 TEST(SchedulerTest, SeveralPromptsStartInOneStep) {
