@@ -37,6 +37,8 @@ ActiveRequest::ActiveRequest(Request request_in, int64_t arrival_in, int64_t ten
     : request(std::move(request_in)) {
   arrival = arrival_in;
   tenant = tenant_in;
+  priority_class = request.priority_class;
+  weight_milli = request.weight_milli;
   prompt = std::exchange(request.prompt, {});
   max_tokens = request.sampling.max_tokens;
   wants_prompt_logprobs = request.sampling.prompt_logprobs;

@@ -23,7 +23,8 @@ SchedulerOptions SchedulerOptionsOf(const EngineOptions& options) {
           .logit_rows_max = options.logit_rows_max,
           .positions_original = options.positions_original,
           .rope_policy = options.rope_policy,
-          .preemptions_max = options.preemptions_max};
+          .preemptions_max = options.preemptions_max,
+          .class_wait_max_ns = options.class_wait_max_ns};
 }
 
 BatchLimits BatchLimitsOf(const EngineOptions& options) {
@@ -188,7 +189,7 @@ bool Engine::Step() {
   const bool drain_begins = drain_deadline_ns_.load(std::memory_order_acquire) != kNever;
   AcceptArrivals(/*all=*/drain_begins);
   EndWhoMust();
-  const StepPlan& plan = scheduler_.PlanStep();
+  const StepPlan& plan = scheduler_.PlanStep(step_begin_ns_);
   counts_.preemptions += plan.preemptions;
   if (plan.empty()) {
     Idle();
@@ -219,9 +220,9 @@ void Engine::AcceptArrivals(bool all) {
   inbox_.Take(&arrived_);
   for (Request& request : arrived_) {
     const int64_t arrival = arrivals_++;
-    const int64_t tenant = InternTenant(request.tenant);
+    const int64_t tenant = TenantId(options_.secret, request.tenant);
     auto active = std::make_unique<ActiveRequest>(std::move(request), arrival, tenant, tokenizer_);
-    scheduler_.Add(active.get(), active->request.sampling.choices);
+    scheduler_.Add(active.get(), active->request.sampling.choices, step_begin_ns_);
     ledger_.Open(active->request.tenant, &active->charges);
     // A stream that was cancelled before it came here has sent its wake-up already.
     NoteAlarm(active->request.stream->cancelled() ? step_begin_ns_ : active->request.deadline_ns);
@@ -356,20 +357,6 @@ void Engine::PublishCounts(int64_t now_ns) {
     snapshot_ = counts_;
     snapshot_mutex_.Unlock();
   }
-}
-
-int64_t Engine::InternTenant(const std::string& tenant) {
-  Tenant& entry = tenants_[tenant];
-  if (entry.requests++ == 0) entry.id = tenants_seen_++;
-  return entry.id;
-}
-
-// A tenant who comes back gets a new number: its old blocks are then zeroed for nothing, but names
-// that callers make up do not gather here.
-void Engine::ReleaseTenant(const std::string& tenant) {
-  const auto found = tenants_.find(tenant);
-  CHECK(found != tenants_.end());
-  if (--found->second.requests == 0) tenants_.erase(found);
 }
 
 }  // namespace tuppence

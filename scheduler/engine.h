@@ -15,7 +15,6 @@
 #include <thread>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "model/rope_table.h"
 #include "model/tokenizer.h"
@@ -26,6 +25,7 @@
 #include "scheduler/cost_ledger.h"
 #include "scheduler/inbox.h"
 #include "scheduler/mutex.h"
+#include "scheduler/prefix_key.h"
 #include "scheduler/rate_card.h"
 #include "scheduler/request.h"
 #include "scheduler/scheduler.h"
@@ -51,7 +51,10 @@ struct EngineOptions {
   int32_t inbox_max = 4096;
   int32_t positions_original = 0;  // LongRoPE: Config::short_rope_tokens_max(); 0: none
   RopePolicy rope_policy = RopePolicy::kExact;
-  int32_t preemptions_max = 3;              // then a request is pinned
+  int32_t preemptions_max = 3;  // then a request is pinned
+  // A class in which somebody waits starts somebody at least so often; 0: when its turn comes.
+  ClassWaits class_wait_max_ns = kClassWaitMaxNs;
+  ServerSecret secret = {};                 // serve draws one; see scheduler/prefix_key
   int64_t stall_limit_ns = 30'000'000'000;  // a reader that takes nothing for so long is cancelled
   int64_t idle_beat_ns = 500'000'000;       // an idle engine shows progress at least this often
   int64_t retry_after_ms = 1000;
@@ -193,8 +196,6 @@ class Engine {
   bool EndIfItMust(ActiveRequest* request, int64_t now_ns);
   void EndRequest(ActiveRequest* request, FinishReason reason, absl::Status status, bool tainted);
   void NoteAlarm(int64_t at_ns) { next_alarm_ns_ = std::min(next_alarm_ns_, at_ns); }
-  int64_t InternTenant(const std::string& tenant);
-  void ReleaseTenant(const std::string& tenant);
   void Run();
 
   const EngineOptions options_;
@@ -224,14 +225,8 @@ class Engine {
   int64_t errors_steps_ = 0;  // when their quantiles were taken
   StepRecords* const records_;
   bool records_full_ = false;
-  EngineSnapshot counts_;  // published at the end of each step
-  absl::Status failure_;   // not OK: latched
-  struct Tenant {
-    int64_t id = 0;
-    int32_t requests = 0;
-  };
-  absl::flat_hash_map<std::string, Tenant> tenants_;  // of active requests
-  int64_t tenants_seen_ = 0;
+  EngineSnapshot counts_;                                     // published at the end of each step
+  absl::Status failure_;                                      // not OK: latched
   std::map<int64_t, std::unique_ptr<ActiveRequest>> active_;  // by arrival
   std::vector<std::unique_ptr<ActiveRequest>>
       ended_;  // kept until the step that ended them is over

@@ -91,6 +91,7 @@ void Engine::Charge(const StepPlan& plan, int64_t now_ns) {
   ledger_.SetUnrecorded(Unrecorded());
   const StepCharge charge = ledger_.ChargeStep(players_, now_ns);
   for (ActiveRequest* request : participants_) {
+    if (request->player >= 0) scheduler_.Charge(request, ledger_.step_charges()[request->player]);
     ++request->steps;
     request->requests_in_steps += static_cast<int64_t>(participants_.size());
   }
@@ -276,7 +277,6 @@ void Engine::EndRequest(ActiveRequest* request, FinishReason reason, absl::Statu
   }
   if (stream.ClaimNotice()) ready_.push_back(request->request.stream);
   request->request.hold.reset();
-  ReleaseTenant(request->request.tenant);
   ++counts_.requests_ended;
   const auto found = active_.find(request->arrival);
   ended_.push_back(std::move(found->second));

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "model/sampling_params.h"
+#include "scheduler/priority_class.h"
 
 namespace tuppence {
 
@@ -22,6 +23,8 @@ struct Request {
   std::string id;         // made by the server, unique
   std::string caller_id;  // the caller's x-request-id, "" without
   std::string tenant;     // "unknown" where no identity is configured
+  PriorityClass priority_class = PriorityClass::kStandard;
+  int64_t weight_milli = 1000;  // the tenant's share, in thousandths
   std::vector<int32_t> prompt;
   SamplingParams sampling;  // seed always set here
   // Stop ids of the model (config, generation_config, template), empty with ignore_eos; and the

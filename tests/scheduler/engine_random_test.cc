@@ -36,6 +36,7 @@ struct Workload {
   int32_t penalty_percent = 0;
   int32_t prompt_logprobs_percent = 0;
   int32_t tenants = 1;
+  int32_t classes = 1;
 };
 
 Workload DrawWorkload(Draw& draw) {
@@ -62,6 +63,8 @@ Workload DrawWorkload(Draw& draw) {
   if (draw.Chance(40)) workload.penalty_percent = 50;
   if (draw.Chance(40)) workload.prompt_logprobs_percent = 50;
   workload.tenants = draw.Between(1, 3);
+  workload.classes = draw.Between(1, kPriorityClasses);
+  if (draw.Chance(30)) options.class_wait_max_ns = {0, 5'000'000, 20'000'000};
   return workload;
 }
 
@@ -76,6 +79,8 @@ Request DrawRequest(const Workload& workload, int32_t number, int64_t now_ns, Dr
   Request request = MakeRequest(absl::StrCat("r", number), prompt_tokens, max_tokens, draw.Seed(),
                                 {.tokens_max = draw.Between(1, 6)});
   request.tenant = absl::StrCat("tenant", draw.Between(1, workload.tenants));
+  request.priority_class = static_cast<PriorityClass>(draw.Between(0, workload.classes - 1));
+  request.weight_milli = draw.Between(1, 5000);
   request.sampling.choices = choices;
   request.sampling.min_tokens = draw.Between(0, max_tokens);
   if (draw.Chance(50)) request.stop_ids = {draw.Between(0, kTestVocab - 1), 5, 6};
