@@ -74,6 +74,10 @@ void AddLimits(Table& table, ServeOptions* options) {
       .Add("tenant-tokens-max", &options->tenant_tokens_max,
            "prompt tokens of each tenant's requests")
       ->check(positive);
+  table
+      .Add("tenants", &options->tenants,
+           "what each tenant is granted (JSON): weight, classes, limits; read again on SIGHUP")
+      ->type_name("FILE");
   table.Add("tenant-header", &options->tenant_header,
             "metadata key that names the tenant, set by a trusted hop; without one everybody is "
             "tenant \"unknown\"");

@@ -33,6 +33,7 @@
 #include "service/service_parts.h"
 #include "service/signals.h"
 #include "service/status_page.h"
+#include "service/tenants.h"
 #include "service/usage_store.h"
 #include "service/version.h"
 
@@ -280,9 +281,19 @@ void FollowRates(int64_t utc_ns, bool read_again, RateSource* rates, Engine* eng
   spdlog::info("{}", rates->Describe(utc_ns));
 }
 
+void ReadTenantsAgain(Tenants* tenants) {
+  const absl::Status read = tenants->Reload();
+  if (read.ok()) {
+    spdlog::info("SIGHUP: the tenants were read again");
+  } else {
+    spdlog::error("SIGHUP: tenants stay as they are: {}", std::string(read.message()));
+  }
+}
+
 // Serves until a signal or the engine's failure. The exit code.
 int ServeUntilStopped(const ServeOptions& options, const Clock& clock, Signals* signals,
-                      RateSource* rates, Server* server, Engine* engine, Bookkeeper* books) {
+                      RateSource* rates, Tenants* tenants, Server* server, Engine* engine,
+                      Bookkeeper* books) {
   int hangups = 0;
   const auto next_look_ns = [&] {
     const int64_t utc_ns = clock.UtcNs();
@@ -290,7 +301,10 @@ int ServeUntilStopped(const ServeOptions& options, const Clock& clock, Signals* 
   };
   while (signals->WaitForMoreThan(0, next_look_ns()) == 0) {
     const int hangups_before = std::exchange(hangups, signals->hangups());
-    FollowRates(clock.UtcNs(), hangups > hangups_before, rates, engine);
+    const bool read_again = hangups > hangups_before;
+    if (read_again && tenants->has_file()) ReadTenantsAgain(tenants);
+    const bool rates_too = rates->has_file() || !tenants->has_file();
+    FollowRates(clock.UtcNs(), read_again && rates_too, rates, engine);
     if (!engine->Snapshot().failed) continue;
     spdlog::error("the engine has failed; ending, so that a new process can start");
     server->SetNotServing();
@@ -343,6 +357,9 @@ int Check(const ServeOptions& options, const CLI::App& flags) {
   if (absl::Status status = CheckFiles(options); !status.ok()) return Fail(status);
   const auto prices = ReadPrices(options, SteadyClock().UtcNs());
   if (!prices.ok()) return Fail(prices.status());
+  AdmissionControl admission(AdmissionOf(options));
+  const auto tenants = Tenants::Open(options.tenants, &admission);
+  if (!tenants.ok()) return Fail(tenants.status());
   const auto loaded = LoadAndTell(options);
   if (!loaded.ok()) return Fail(loaded.status());
   spdlog::info("everything was checked; nothing is served because of --check");
@@ -360,6 +377,9 @@ int Serve(const ServeOptions& options) {
   RateSource& rates = prices->rates;
   auto admin = AdminServer::Start(options.admin_host, options.admin_port, Pages(&state));
   if (!admin.ok()) return Fail(admin.status());
+  AdmissionControl admission(AdmissionOf(options));
+  const auto tenants = Tenants::Open(options.tenants, &admission);
+  if (!tenants.ok()) return Fail(tenants.status());
   auto store = OpenStore(options, started_ns, &clock);
   if (!store.ok()) return Fail(store.status());
   auto loaded = LoadAndTell(options);
@@ -376,7 +396,7 @@ int Serve(const ServeOptions& options) {
         (*loaded)->served.name, (*loaded)->served.arithmetic_id, rates.machine_share_ppm());
     if (!named.ok()) return Fail(named);
   }
-  AdmissionControl admission(AdmissionOf(options));
+  engine_options.secret = DrawServerSecret();
   Engine engine(engine_options, (*loaded)->executor(), (*loaded)->served.tokenizer.get(), &clock);
   CallRegistry calls;
   ServiceCounters counters;
@@ -395,7 +415,8 @@ int Serve(const ServeOptions& options) {
                      .counters = &counters,
                      .limits = CallLimitsOf(options, (*loaded)->served),
                      .metrics = &metrics,
-                     .books = &*books};
+                     .books = &*books,
+                     .tenants = tenants->get()};
   if (*store != nullptr) parts.store = [&books] { return books->Snapshot(); };
   engine.Start();
   auto server = Server::Start(ServerOptionsOf(options), parts);
@@ -409,8 +430,8 @@ int Serve(const ServeOptions& options) {
   state.server = server->get();
   spdlog::info("ready after {:.1f} seconds; Ctrl-C drains and ends",
                (clock.NowNs() - started_ns) / 1e9);
-  const int code =
-      ServeUntilStopped(options, clock, &signals, &rates, server->get(), &engine, &*books);
+  const int code = ServeUntilStopped(options, clock, &signals, &rates, tenants->get(),
+                                     server->get(), &engine, &*books);
   admin->reset();  // its pages look at the parts below
   engine.Stop();
   books.reset();  // the last period is in it
