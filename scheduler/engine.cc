@@ -227,7 +227,9 @@ void Engine::AcceptArrivals(bool all) {
     // A stream that was cancelled before it came here has sent its wake-up already.
     NoteAlarm(active->request.stream->cancelled() ? step_begin_ns_ : active->request.deadline_ns);
     ++counts_.requests_accepted;
+    ActiveRequest* newcomer = active.get();
     active_.emplace(arrival, std::move(active));
+    RefuseIfLate(newcomer);
   }
   arrived_.clear();
 }
@@ -275,6 +277,7 @@ void Engine::Idle() {
   ledger_.Cut(draining_ ? CostLedger::Account::kDrain : CostLedger::Account::kIdle, step_begin_ns_,
               clock_->UtcNs());
   idle_ = true;
+  start_estimate_.Pause();
   CloseStep(step_begin_ns_);
 }
 

@@ -29,6 +29,7 @@
 #include "scheduler/rate_card.h"
 #include "scheduler/request.h"
 #include "scheduler/scheduler.h"
+#include "scheduler/start_estimate.h"
 #include "scheduler/step_cost_fit.h"
 #include "scheduler/step_cost_model.h"
 #include "scheduler/step_executor.h"
@@ -131,7 +132,9 @@ class Engine {
   // Takes the request on; its stream then carries everything, RequestEnd last and exactly once.
   // Refuses at once, and leaves the stream untouched, when the request can never be served
   // (INVALID_ARGUMENT with the numbers), its deadline has passed (DEADLINE_EXCEEDED), the inbox is
-  // full, the server drains or the engine has failed (UNAVAILABLE with a Refusal).
+  // full, the server drains or the engine has failed (UNAVAILABLE with a Refusal). One that could
+  // not start before its deadline, by the queue as it is, ends within a step: UNAVAILABLE with a
+  // retry time, kDeadline.
   absl::Status Submit(Request request);
 
   // Stops taking new work. What is in flight may finish until deadline_ns (monotonic); the rest
@@ -190,6 +193,7 @@ class Engine {
   void CloseBooks();
 
   absl::Status CheckServable(const Request& request) const;
+  void RefuseIfLate(ActiveRequest* request);
   void AddWork(const PlanEntry& entry);
   void DeliverToken(ActiveRequest* request, int32_t choice, const SampledToken& sampled,
                     int64_t now_ns);
@@ -221,6 +225,7 @@ class Engine {
   BatchBuilder builder_;
   CostLedger ledger_;
   StepCostFit fit_;
+  StartEstimate start_estimate_;
   RecentErrors errors_;
   int64_t errors_steps_ = 0;  // when their quantiles were taken
   StepRecords* const records_;

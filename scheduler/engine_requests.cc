@@ -80,6 +80,36 @@ absl::Status Engine::CheckServable(const Request& request) const {
   return absl::OkStatus();
 }
 
+// Its first token would come after its deadline: it hears so now. Where there is nothing ahead it
+// may try.
+void Engine::RefuseIfLate(ActiveRequest* request) {
+  if (request->request.deadline_ns == kNever) return;
+  const int64_t left_ns = request->request.deadline_ns - step_begin_ns_;
+  const int64_t places_free =
+      scheduler_.places_free() - static_cast<int64_t>(request->sequences.size()) + 1;
+  const auto first_token_ns = [&](const QueueAhead& ahead) {
+    return start_estimate_.FirstTokenNs(ahead, request->prompt_tokens(), places_free,
+                                        ledger_.model().coefficients());
+  };
+  // As a rule even the whole queue is no obstacle, which is known without a look at its lanes.
+  if (first_token_ns(scheduler_.queue().all()) <= left_ns) return;
+  const QueueAhead ahead = scheduler_.queue().AheadOf(*request);
+  const int64_t estimate_ns = first_token_ns(ahead);
+  const int64_t late_ns = estimate_ns - left_ns;
+  if (late_ns <= 0 || (ahead.requests == 0 && places_free > 0)) return;
+  constexpr int64_t kNsPerMs = 1'000'000;
+  EndRequest(request, FinishReason::kDeadline,
+             StatusWith(absl::StatusCode::kUnavailable, reason::kDeadlineUnreachable,
+                        absl::StrCat("the first token would come in about ", estimate_ns / kNsPerMs,
+                                     " ms, ", ahead.requests, " requests being ahead, and the ",
+                                     "deadline is ", late_ns / kNsPerMs, " ms before that; allow ",
+                                     "more time, retry later or send to another replica"),
+                        {{"first_token_ms", absl::StrCat(estimate_ns / kNsPerMs)},
+                         {"requests_ahead", absl::StrCat(ahead.requests)}},
+                        std::max(options_.retry_after_ms, late_ns / kNsPerMs)),
+             /*tainted=*/false);
+}
+
 // The step's time, divided among those who were in it.
 void Engine::Charge(const StepPlan& plan, int64_t now_ns) {
   players_.clear();
@@ -276,6 +306,7 @@ void Engine::EndRequest(ActiveRequest* request, FinishReason reason, absl::Statu
     stream.End(std::move(end));
   }
   if (stream.ClaimNotice()) ready_.push_back(request->request.stream);
+  if (request->first_scheduled_ns >= 0) start_estimate_.AddEnd(end_ns);
   request->request.hold.reset();
   ++counts_.requests_ended;
   const auto found = active_.find(request->arrival);

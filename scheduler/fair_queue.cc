@@ -48,6 +48,8 @@ void FairQueue::Wait(SequenceGroup* group, int64_t now_ns) {
     lanes_waiting_.push_back(&lane);
   }
   CHECK(lane.waiting.emplace(group->arrival, group).second);
+  lane.waiting_tokens += group->tokens_left();
+  waiting_tokens_ += group->tokens_left();
   if (its_class.waiting++ == 0) its_class.waits_since_ns = now_ns;
   ++waiting_;
 }
@@ -55,6 +57,8 @@ void FairQueue::Wait(SequenceGroup* group, int64_t now_ns) {
 void FairQueue::StopWaiting(SequenceGroup* group) {
   FairLane& lane = *group->lane;
   CHECK_EQ(lane.waiting.erase(group->arrival), size_t{1});
+  lane.waiting_tokens -= group->tokens_left();
+  waiting_tokens_ -= group->tokens_left();
   --ClassOf(lane.priority_class).waiting;
   --waiting_;
   if (!lane.waiting.empty()) return;
@@ -116,6 +120,28 @@ FairOrder FairQueue::OrderOf(const SequenceGroup& group, int64_t now_ns) const {
           .clock_ns = lane.clock_ns,
           .tokens_left = group.tokens_left(),
           .arrival = group.arrival};
+}
+
+QueueAhead FairQueue::AheadOf(const SequenceGroup& newcomer) const {
+  const FairLane& own = *newcomer.lane;
+  const int64_t own_tokens = newcomer.tokens_left();
+  QueueAhead ahead = {static_cast<int64_t>(own.waiting.size()) - 1,
+                      own.waiting_tokens - own_tokens};
+  const QueueAhead own_turns = {ahead.requests + 1, ahead.tokens + own_tokens};
+  for (const FairLane* lane : lanes_waiting_) {
+    if (lane == &own || lane->priority_class > own.priority_class) continue;
+    QueueAhead theirs = {static_cast<int64_t>(lane->waiting.size()), lane->waiting_tokens};
+    if (lane->priority_class == own.priority_class) {
+      const auto by_weight = [&](int64_t turns) {
+        return turns * lane->weight_milli / own.weight_milli;
+      };
+      theirs.requests = std::min(theirs.requests, by_weight(own_turns.requests));
+      theirs.tokens = std::min(theirs.tokens, by_weight(own_turns.tokens));
+    }
+    ahead.requests += theirs.requests;
+    ahead.tokens += theirs.tokens;
+  }
+  return ahead;
 }
 
 SequenceGroup* FairQueue::First(int64_t now_ns) const {

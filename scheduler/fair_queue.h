@@ -44,8 +44,9 @@ struct FairLane {
   PriorityClass priority_class = PriorityClass::kStandard;
   int64_t weight_milli = kWeightOne;
   int64_t clock_ns = 0;
-  int32_t groups = 0;                         // waiting or running
-  int32_t place = -1;                         // among the lanes that wait; -1: not there
+  int64_t waiting_tokens = 0;  // positions to compute before all of `waiting` can go on
+  int32_t groups = 0;          // waiting or running
+  int32_t place = -1;          // among the lanes that wait; -1: not there
   std::map<int64_t, SequenceGroup*> waiting;  // by arrival
 
   // The first whose reader takes what it gets; null if there is none. `after`: an arrival.
@@ -59,6 +60,12 @@ struct FairOrder {
   int64_t tokens_left = 0;  // of the prompt: the short ones first
   int64_t arrival = 0;
   auto operator<=>(const FairOrder&) const = default;
+};
+
+// What waits before somebody.
+struct QueueAhead {
+  int64_t requests = 0;
+  int64_t tokens = 0;  // of their prompts, and what those who lost their place had
 };
 
 class FairQueue {
@@ -80,6 +87,12 @@ class FairQueue {
   FairOrder OrderOf(const SequenceGroup& group, int64_t now_ns) const;
   // Lanes in which somebody waits, in no order of meaning.
   const std::vector<FairLane*>& lanes_waiting() const { return lanes_waiting_; }
+  // What starts before somebody who has just come, as far as one can tell: higher classes whole,
+  // its own lane, and of its class's other lanes as much as its own has, by weight. Lower classes
+  // wait.
+  QueueAhead AheadOf(const SequenceGroup& newcomer) const;
+  // Everybody who waits.
+  QueueAhead all() const { return {waiting_, waiting_tokens_}; }
   // The first in line; null if nobody can start.
   SequenceGroup* First(int64_t now_ns) const;
 
@@ -106,6 +119,7 @@ class FairQueue {
   absl::flat_hash_map<std::pair<int64_t, PriorityClass>, std::unique_ptr<FairLane>> lanes_;
   std::vector<FairLane*> lanes_waiting_;
   int32_t waiting_ = 0;
+  int64_t waiting_tokens_ = 0;
   int32_t remembered_ = 0;  // lanes that nobody is in
 };
 

@@ -65,12 +65,12 @@ void Scheduler::Add(SequenceGroup* group, int32_t choices, int64_t now_ns) {
 }
 
 void Scheduler::Remove(SequenceGroup* group, bool tainted) {
+  queue_.Leave(group);
   for (Sequence& sequence : group->sequences) {
     if (sequence.finished) continue;
     if (tainted) sequence.blocks.ClearTainted();
     Finish(&sequence, group);
   }
-  queue_.Leave(group);
   if (!group->running) return;
   group->running = false;
   running_.erase(std::find(running_.begin(), running_.end(), group));

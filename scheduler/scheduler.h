@@ -72,6 +72,8 @@ class Scheduler {
   void Continue(Sequence* sequence, SequenceGroup* group);
   void Finish(Sequence* sequence, SequenceGroup* group);
 
+  int32_t places_free() const { return options_.sequences_max - sequences_running_; }
+
   int32_t waiting() const { return queue_.waiting(); }
   int32_t running() const { return static_cast<int32_t>(running_.size()); }
   int32_t sequences_running() const { return sequences_running_; }

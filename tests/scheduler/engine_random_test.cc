@@ -166,6 +166,11 @@ class Simulation {
           EXPECT_NE(harness_.request(i).deadline_ns, kNever);
           harness_.ExpectPart(i, absl::StatusCode::kDeadlineExceeded, FinishReason::kDeadline);
           break;
+        case absl::StatusCode::kUnavailable:
+          EXPECT_NE(harness_.request(i).deadline_ns, kNever) << end.status;
+          EXPECT_EQ(end.usage.steps, 0) << "it never ran";
+          harness_.ExpectPart(i, absl::StatusCode::kUnavailable, FinishReason::kDeadline);
+          break;
         default:
           ADD_FAILURE() << end.status;
       }
