@@ -13,6 +13,8 @@ namespace tuppence {
 namespace {
 
 constexpr int64_t kStepsPerQuantile = 128;
+// Of the pool's blocks, the part that a tenant's cached prefixes keep whatever others leave behind.
+constexpr int32_t kTenantFloorParts = 16;
 
 SchedulerOptions SchedulerOptionsOf(const EngineOptions& options) {
   return {.block_tokens = options.block_tokens,
@@ -69,7 +71,7 @@ Engine::Engine(const EngineOptions& options, StepExecutor* executor, const Token
       inbox_(options.inbox_max, options.retry_after_ms),
       notifier_(std::make_shared<StreamNotifier>()),
       rate_card_(options.rate_card),
-      pool_(options.blocks),
+      pool_(options.blocks, options.blocks / kTenantFloorParts),
       scheduler_(SchedulerOptionsOf(options), &pool_),
       builder_(BatchLimitsOf(options)),
       ledger_(LedgerOptionsOf(options, *clock)),
@@ -83,6 +85,7 @@ Engine::Engine(const EngineOptions& options, StepExecutor* executor, const Token
   sampled_.resize(builder_.sampling_rows_max());
   ready_.reserve(options.sequences_max);
   counts_.blocks_total = options.blocks;
+  counts_.prefix_cache = options.prefix_cache;
   counts_.last_progress_ns = clock->NowNs();
   counts_.cost = options.cost;
   scheduler_.SetCosts(options.cost);
@@ -135,6 +138,13 @@ absl::Status Engine::Submit(Request request) {
   CHECK(request.stream != nullptr);
   absl::Status servable = CheckServable(request);
   if (!servable.ok()) return servable;
+  if (options_.prefix_cache) {
+    const int64_t prompt_tokens = static_cast<int64_t>(request.prompt.size());
+    request.prefix_keys =
+        PrefixKeys(options_.secret, request.tenant,
+                   scheduler_.RegimeOf(prompt_tokens, request.sampling.max_tokens), request.prompt,
+                   options_.block_tokens);
+  }
   const std::shared_ptr<TokenStream> stream = request.stream;
   stream->Attach(&inbox_, notifier_);
   absl::Status accepted = inbox_.Submit(std::move(request));
@@ -342,6 +352,8 @@ void Engine::PublishCounts(int64_t now_ns) {
   counts_.running = scheduler_.running();
   counts_.sequences_running = scheduler_.sequences_running();
   counts_.blocks_used = pool_.blocks_used();
+  counts_.blocks_cached = pool_.blocks_cached();
+  counts_.prefix = scheduler_.prefix_counts();
   counts_.accounts = ledger_.totals();
   counts_.elapsed_ns = ledger_.last_cut_ns() - ledger_.start_ns();
   counts_.conservation_error_ns = counts_.accounts.sum_ns() - counts_.elapsed_ns;

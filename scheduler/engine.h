@@ -55,6 +55,7 @@ struct EngineOptions {
   int32_t preemptions_max = 3;  // then a request is pinned
   // A class in which somebody waits starts somebody at least so often; 0: when its turn comes.
   ClassWaits class_wait_max_ns = kClassWaitMaxNs;
+  bool prefix_cache = true;
   ServerSecret secret = {};                 // serve draws one; see scheduler/prefix_key
   int64_t stall_limit_ns = 30'000'000'000;  // a reader that takes nothing for so long is cancelled
   int64_t idle_beat_ns = 500'000'000;       // an idle engine shows progress at least this often
@@ -82,7 +83,10 @@ struct EngineSnapshot {
   int64_t running = 0;           // requests that hold a place
   int64_t sequences_running = 0;
   int64_t blocks_used = 0;
+  int64_t blocks_cached = 0;  // of those not used, that the prefix cache could give out again
   int64_t blocks_total = 0;
+  bool prefix_cache = false;  // there is one
+  PrefixCounts prefix;
   int64_t steps = 0;
   int64_t prefill_tokens = 0;  // computed, recomputation included
   int64_t decode_tokens = 0;

@@ -194,6 +194,7 @@ void Engine::Deliver(int64_t now_ns) {
 void Engine::DeliverToken(ActiveRequest* request, int32_t choice, const SampledToken& sampled,
                           int64_t now_ns) {
   Sequence& sequence = request->sequences[choice];
+  if (request->first_token_ns < 0) scheduler_.KeepPrompt(*request, sequence);
   CountToken(request, choice, now_ns);
   text_.clear();
   const FinishReason reason = request->AddToken(choice, sampled.token_id, &text_);

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "model/sampling_params.h"
+#include "scheduler/prefix_key.h"
 #include "scheduler/priority_class.h"
 
 namespace tuppence {
@@ -26,7 +27,8 @@ struct Request {
   PriorityClass priority_class = PriorityClass::kStandard;
   int64_t weight_milli = 1000;  // the tenant's share, in thousandths
   std::vector<int32_t> prompt;
-  SamplingParams sampling;  // seed always set here
+  std::vector<PrefixKey> prefix_keys;  // made by Engine::Submit
+  SamplingParams sampling;             // seed always set here
   // Stop ids of the model (config, generation_config, template), empty with ignore_eos; and the
   // caller's own. Both end the answer; both are masked below min_tokens.
   std::vector<int32_t> stop_ids;

@@ -19,6 +19,7 @@ Scheduler::Scheduler(const SchedulerOptions& options, BlockPool* pool)
     : options_(options),
       pool_(pool),
       queue_(options.class_wait_max_ns),
+      cache_(options.block_tokens, pool),
       budget_({.step_tokens_max = options.step_tokens_max,
                .prefill_tokens_min = options.prefill_tokens_min,
                .block_tokens = options.block_tokens,
@@ -43,6 +44,13 @@ int64_t Scheduler::BlocksMax(int64_t prompt_tokens, int64_t max_tokens, int32_t 
   return choices * ((tokens + options_.block_tokens - 1) / options_.block_tokens);
 }
 
+RopeRegime Scheduler::RegimeOf(int64_t prompt_tokens, int64_t max_tokens) const {
+  const int64_t length =
+      options_.rope_policy == RopePolicy::kExact ? prompt_tokens : prompt_tokens + max_tokens;
+  const bool is_long = options_.positions_original > 0 && length > options_.positions_original;
+  return is_long ? RopeRegime::kLong : RopeRegime::kShort;
+}
+
 void Scheduler::Add(SequenceGroup* group, int32_t choices, int64_t now_ns) {
   CHECK_GT(group->prompt_tokens(), 0);
   CHECK_GT(group->max_tokens, 0);
@@ -50,16 +58,14 @@ void Scheduler::Add(SequenceGroup* group, int32_t choices, int64_t now_ns) {
   CHECK_LE(BlocksMax(group->prompt_tokens(), group->max_tokens, choices), pool_->blocks_total());
   CHECK_LT(last_arrival_, group->arrival);
   last_arrival_ = group->arrival;
-  const int32_t length =
-      options_.rope_policy == RopePolicy::kExact ? group->prompt_tokens() : group->tokens_max();
-  const bool is_long = options_.positions_original > 0 && length > options_.positions_original;
+  const RopeRegime regime = RegimeOf(group->prompt_tokens(), group->max_tokens);
   group->sequences.resize(choices);
   for (int32_t choice = 0; choice < choices; ++choice) {
     Sequence& sequence = group->sequences[choice];
     sequence.choice = choice;
     sequence.prompt_tokens = group->prompt_tokens();
     sequence.prefill_end = group->prompt_tokens();
-    sequence.regime = is_long ? RopeRegime::kLong : RopeRegime::kShort;
+    sequence.regime = regime;
   }
   queue_.Enter(group, now_ns);
 }
@@ -297,21 +303,59 @@ void Scheduler::AddEntry(const PlanEntry& entry) {
   plan_.logit_rows += entry.logit_rows();
 }
 
-// Blocks that the group takes as it starts: a pinned one all it will ever need; one that lost its
-// place all it had, to come back for good; a newcomer those of its first chunk.
-int64_t Scheduler::BlocksToStart(const SequenceGroup& group) const {
-  if (group.pinned) return int64_t{group.live_sequences()} * BlocksFor(group.tokens_max());
-  if (group.preemptions == 0) {
-    return BlocksFor(budget_.Fits(0, group.prompt_tokens(), Phase::kPrefill)) + growth_blocks();
+// What the prefix cache has of the prompt, to hits_. Its last position is computed in any case: the
+// first token is drawn from it. What is pinned owns its blocks alone; prompt log-probabilities need
+// every position's logits; and a choice beyond a LongRoPE crossing has other keys.
+void Scheduler::FindHits(const SequenceGroup& group) {
+  hits_.clear();
+  if (group.pinned || group.wants_prompt_logprobs || group.prefix_keys.empty()) return;
+  for (const Sequence& sequence : group.sequences) {
+    if (sequence.finished || sequence.crossed()) continue;
+    cache_.Find({group.prefix_keys, group.prompt, group.tenant, sequence.regime},
+                (group.prompt_tokens() - 1) / options_.block_tokens, &hits_);
+    return;
   }
-  int64_t blocks = growth_blocks();
+}
+
+void Scheduler::AdoptHits(SequenceGroup* group) {
+  if (group->preemptions == 0 && !group->wants_prompt_logprobs && !group->prefix_keys.empty()) {
+    prefix_counts_.prompt_tokens += group->prompt_tokens();
+    prefix_counts_.hit_tokens += static_cast<int64_t>(hits_.size()) * options_.block_tokens;
+  }
+  if (hits_.empty()) return;
+  Sequence& leader = group->sequences[group->leader];
+  pool_->Adopt(hits_, &leader.blocks);
+  leader.computed = leader.blocks.size() * options_.block_tokens;
+  // What it had computed itself, before a preemption, is no gift.
+  group->cached_tokens += std::max(0, leader.computed - leader.recompute_end);
+}
+
+void Scheduler::KeepPrompt(const SequenceGroup& group, const Sequence& sequence) {
+  if (group.pinned || group.prefix_keys.empty() || sequence.crossed()) return;
+  cache_.Insert({group.prefix_keys, group.prompt, group.tenant, sequence.regime},
+                sequence.blocks.blocks());
+}
+
+// Blocks that the group takes from the free ones as it starts: a pinned one all it will ever need;
+// one that lost its place all it had, to come back for good; a newcomer those of its first chunk.
+int64_t Scheduler::BlocksToStart(const SequenceGroup& group) {
+  FindHits(group);
+  if (group.pinned) return int64_t{group.live_sequences()} * BlocksFor(group.tokens_max());
+  const int32_t hits = static_cast<int32_t>(hits_.size());
+  int64_t blocks = growth_blocks() - hits;
+  for (const int32_t block : hits_) blocks += pool_->references(block) == 0;
+  if (group.preemptions == 0) {
+    const int32_t first = hits * options_.block_tokens;
+    const int32_t chunk = budget_.Fits(first, group.prompt_tokens() - first, Phase::kPrefill);
+    return blocks + BlocksFor(first + chunk);
+  }
   for (const Sequence& sequence : group.sequences) {
     if (!sequence.finished) blocks += BlocksFor(sequence.length());
   }
   return blocks;
 }
 
-bool Scheduler::CanStart(const SequenceGroup& group) const {
+bool Scheduler::CanStart(const SequenceGroup& group) {
   return sequences_running_ + group.live_sequences() <= options_.sequences_max &&
          BlocksToStart(group) <= pool_->blocks_free();
 }
@@ -323,6 +367,7 @@ bool Scheduler::TryStart(SequenceGroup* group) {
   queue_.Start(group, now_ns_);
   SetUpSequences(group);
   ChooseLeader(group);
+  AdoptHits(group);
   group->running = true;
   sequences_running_ += group->live_sequences();
   const auto behind = [](const SequenceGroup* a, const SequenceGroup* b) {

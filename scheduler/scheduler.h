@@ -22,6 +22,7 @@
 #include "model/rope_table.h"
 #include "scheduler/block_pool.h"
 #include "scheduler/fair_queue.h"
+#include "scheduler/prefix_cache.h"
 #include "scheduler/sequence.h"
 #include "scheduler/step_budget.h"
 #include "scheduler/step_plan.h"
@@ -41,6 +42,12 @@ struct SchedulerOptions {
   ClassWaits class_wait_max_ns = kClassWaitMaxNs;
 };
 
+// Of all requests that started and could have used the cache.
+struct PrefixCounts {
+  int64_t prompt_tokens = 0;
+  int64_t hit_tokens = 0;  // of them
+};
+
 class Scheduler {
  public:
   // pool outlives the scheduler.
@@ -48,6 +55,9 @@ class Scheduler {
 
   // Blocks that a request holds at most; it can be served if an empty pool has so many.
   int64_t BlocksMax(int64_t prompt_tokens, int64_t max_tokens, int32_t choices) const;
+
+  // The factors that such a prompt is computed with. Any thread.
+  RopeRegime RegimeOf(int64_t prompt_tokens, int64_t max_tokens) const;
 
   // Puts a request into the queue and sets its sequences up. The group outlives its time here.
   // Requires: arrivals rise; BlocksMax and `choices` fit.
@@ -68,6 +78,8 @@ class Scheduler {
   // The planned step was computed: its positions lie in the pages now.
   void CompleteStep();
 
+  // The sequence's prompt was read and gave numbers: from now on others of its tenant may share it.
+  void KeepPrompt(const SequenceGroup& group, const Sequence& sequence);
   // After a token was drawn for the sequence and added to its tokens: it goes on, or it has ended.
   void Continue(Sequence* sequence, SequenceGroup* group);
   void Finish(Sequence* sequence, SequenceGroup* group);
@@ -80,6 +92,7 @@ class Scheduler {
   // Who holds a place, in order of arrival.
   const std::vector<SequenceGroup*>& running_groups() const { return running_; }
   const FairQueue& queue() const { return queue_; }
+  const PrefixCounts& prefix_counts() const { return prefix_counts_; }
 
  private:
   // Somebody who wants to go on with a prompt, or to start.
@@ -111,8 +124,10 @@ class Scheduler {
   PlanEntry MakeCatchUp(SequenceGroup* group, Sequence* sequence, int32_t tokens) const;
   void LimitToRows(PlanEntry* entry) const;
   void AddEntry(const PlanEntry& entry);
-  int64_t BlocksToStart(const SequenceGroup& group) const;
-  bool CanStart(const SequenceGroup& group) const;
+  void FindHits(const SequenceGroup& group);
+  void AdoptHits(SequenceGroup* group);
+  int64_t BlocksToStart(const SequenceGroup& group);
+  bool CanStart(const SequenceGroup& group);
   bool TryStart(SequenceGroup* group);
   void SetUpSequences(SequenceGroup* group);
   void ChooseLeader(SequenceGroup* group);
@@ -125,12 +140,14 @@ class Scheduler {
   SequenceGroup* PickVictim(const SequenceGroup* spared, Among among) const;
   void Preempt(SequenceGroup* group);
   void DropPreempted();
-  bool BatchHoldsEnoughFor(const SequenceGroup& group) const;
+  bool BatchHoldsEnoughFor(const SequenceGroup& group);
   bool RescuePrompt();
 
   const SchedulerOptions options_;
   BlockPool* const pool_;
   FairQueue queue_;
+  PrefixCache cache_;
+  PrefixCounts prefix_counts_;
   std::vector<SequenceGroup*> running_;  // by arrival
   int32_t sequences_running_ = 0;
   int64_t last_arrival_ = -1;
@@ -138,7 +155,8 @@ class Scheduler {
   // Of the step being planned.
   int64_t now_ns_ = 0;
   StepBudget budget_;
-  std::vector<Ready> ready_;  // a heap, the first in line on top
+  std::vector<Ready> ready_;   // a heap, the first in line on top
+  std::vector<int32_t> hits_;  // blocks for who is about to start
   StepPlan plan_;
 };
 

@@ -29,7 +29,7 @@ bool Scheduler::MakeBatchGiveWay() {
   return true;
 }
 
-bool Scheduler::BatchHoldsEnoughFor(const SequenceGroup& group) const {
+bool Scheduler::BatchHoldsEnoughFor(const SequenceGroup& group) {
   int64_t blocks = pool_->blocks_free();
   int32_t places = options_.sequences_max - sequences_running_;
   bool someone = false;

@@ -9,6 +9,7 @@
 
 #include "model/batch.h"
 #include "scheduler/block_pool.h"
+#include "scheduler/prefix_key.h"
 #include "scheduler/priority_class.h"
 
 namespace tuppence {
@@ -48,6 +49,7 @@ struct SequenceGroup {
   PriorityClass priority_class = PriorityClass::kStandard;
   int64_t weight_milli = 1000;  // the tenant's, in thousandths
   std::vector<int32_t> prompt;
+  std::vector<PrefixKey> prefix_keys;  // of the prompt's full blocks; empty: no prefix cache
   int32_t max_tokens = 0;
   std::vector<Sequence> sequences;  // one for each choice; set up by Scheduler::Add
 
@@ -60,7 +62,8 @@ struct SequenceGroup {
   bool pinned = false;       // never preempted again: everything it may need is set aside
   bool keeps_place = false;  // started when its class was overdue: gives way to nobody
   int32_t preemptions = 0;
-  int32_t leader = -1;  // which sequence prefills for those that follow; -1: nobody follows
+  int32_t cached_tokens = 0;  // of the prompt: found in the prefix cache, never computed
+  int32_t leader = -1;        // which sequence prefills for those that follow; -1: nobody follows
 
   int32_t prompt_tokens() const { return static_cast<int32_t>(prompt.size()); }
   int32_t tokens_max() const { return prompt_tokens() + max_tokens; }

@@ -75,6 +75,11 @@ void AddLimits(Table& table, ServeOptions* options) {
            "prompt tokens of each tenant's requests")
       ->check(positive);
   table
+      .Add("prefix-cache", &options->prefix_cache,
+           "prompts that begin as an earlier one of their tenant did are computed from where they "
+           "part; the same bits either way")
+      ->check(CLI::IsMember({"on", "off"}));
+  table
       .Add("tenants", &options->tenants,
            "what each tenant is granted (JSON): weight, classes, limits; read again on SIGHUP")
       ->type_name("FILE");

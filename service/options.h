@@ -49,6 +49,7 @@ struct ServeOptions {
   int64_t queue_tokens_max = int64_t{4} << 20;
   int64_t tenant_requests_max = 4096;
   int64_t tenant_tokens_max = int64_t{4} << 20;
+  std::string prefix_cache = "on";
   std::string tenants;  // a file; "": all are alike
   std::string tenant_header;
   bool strict = false;

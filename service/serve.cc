@@ -127,6 +127,7 @@ void SetEngineOptions(const ServeOptions& options, int64_t started_ns, const Rat
       std::min<int64_t>(options.queue_requests_max, std::numeric_limits<int32_t>::max()));
   engine->stall_limit_ns = Ns(options.stall_seconds);
   engine->itl_target_ns = std::llround(options.itl_target_ms * 1e6);
+  engine->prefix_cache = options.prefix_cache == "on";
   engine->process_start_ns = started_ns;
   engine->rate_card = rate_card;
 }

@@ -35,6 +35,7 @@ struct Workload {
   int32_t slow_percent = 0;
   int32_t penalty_percent = 0;
   int32_t prompt_logprobs_percent = 0;
+  int32_t shared_percent = 0;  // prompts that begin alike
   int32_t tenants = 1;
   int32_t classes = 1;
 };
@@ -62,6 +63,8 @@ Workload DrawWorkload(Draw& draw) {
   if (draw.Chance(40)) workload.slow_percent = draw.Between(5, 60);
   if (draw.Chance(40)) workload.penalty_percent = 50;
   if (draw.Chance(40)) workload.prompt_logprobs_percent = 50;
+  if (draw.Chance(60)) workload.shared_percent = draw.Between(20, 100);
+  options.prefix_cache = draw.Chance(80);
   workload.tenants = draw.Between(1, 3);
   workload.classes = draw.Between(1, kPriorityClasses);
   if (draw.Chance(30)) options.class_wait_max_ns = {0, 5'000'000, 20'000'000};
@@ -76,7 +79,9 @@ Request DrawRequest(const Workload& workload, int32_t number, int64_t now_ns, Dr
       std::min(options.context_tokens, options.blocks / choices * options.block_tokens);
   const int32_t prompt_tokens = draw.Between(1, tokens_max - 1);
   const int32_t max_tokens = draw.Between(1, tokens_max - prompt_tokens);
-  Request request = MakeRequest(absl::StrCat("r", number), prompt_tokens, max_tokens, draw.Seed(),
+  // Equal seeds: one prompt is the other's beginning.
+  const uint64_t seed = draw.Chance(workload.shared_percent) ? draw.Between(1, 3) : draw.Seed();
+  Request request = MakeRequest(absl::StrCat("r", number), prompt_tokens, max_tokens, seed,
                                 {.tokens_max = draw.Between(1, 6)});
   request.tenant = absl::StrCat("tenant", draw.Between(1, workload.tenants));
   request.priority_class = static_cast<PriorityClass>(draw.Between(0, workload.classes - 1));
@@ -115,6 +120,7 @@ class Simulation {
   }
 
   uint64_t trace() const { return harness_.trace(); }
+  int64_t hit_tokens() { return harness_.engine().Snapshot().prefix.hit_tokens; }
   int64_t preemptions() { return harness_.engine().Snapshot().preemptions; }
 
  private:
@@ -213,14 +219,17 @@ uint64_t Seeds() {
 
 TEST(EngineRandomTest, EachRequestGetsWhatItWouldGetAlone) {
   int64_t preemptions = 0;
+  int64_t hit_tokens = 0;
   for (uint64_t seed = 1; seed <= Seeds(); ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
     Simulation simulation(seed);
     simulation.Run();
     preemptions += simulation.preemptions();
+    hit_tokens += simulation.hit_tokens();
     if (::testing::Test::HasFailure()) break;  // one seed to replay is enough
   }
   EXPECT_GT(preemptions, 100) << "the pools are too large to test anything";
+  EXPECT_GT(hit_tokens, 1000) << "no prefix was found again";
 }
 
 TEST(EngineRandomTest, TheSameSeedGivesTheSameTrace) {
