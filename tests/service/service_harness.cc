@@ -94,6 +94,12 @@ ServiceHarness::ServiceHarness(HarnessOptions options)
            .limits = options.limits,
            .metrics = &metrics,
            .usage_store = options.usage_store};
+  if (!options.tenants.empty()) {
+    auto opened = Tenants::Open(options.tenants, &admission);
+    CHECK(opened.ok());
+    tenants = *std::move(opened);
+    parts.tenants = tenants.get();
+  }
   engine.Start();
   auto started = Server::Start(OnFreePort(options.server), parts);
   if (!started.ok()) std::cerr << started.status() << std::endl;

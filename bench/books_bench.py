@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""What keeping books costs, and whether they close: prints a report for bench/results/.
+
+    python3 bench/books_bench.py build/cpu [--requests 100000]
+
+1. A mixed load on the null model: the conservation error, the replay of the store, and the process's
+   life as timed from outside, from exec to exit, against the sum of the accounts.
+2. Throughput of the demo model at 32 callers with the store and without, in turns.
+3. The null model in an open loop, with the store and without: what the closing message waits for it,
+   beside the time of a group commit.
+"""
+import argparse
+import contextlib
+import json
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+DEMO = str(ROOT / "deploy/demo_model/checkpoint")
+PORT, ADMIN_PORT = 9470, 9471
+
+
+class Service:
+    """`tuppence serve`, ready; its life is timed from just before exec to just after exit."""
+
+    def __init__(self, build, model, *flags):
+        self.began_ns = time.monotonic_ns()
+        self.process = subprocess.Popen(
+            [f"{build}/service/tuppence", "serve", "--model", model, "--port", str(PORT),
+             "--admin-port", str(ADMIN_PORT), "--price-per-hour", "0.526", "--log-level", "warning",
+             *flags], stdout=subprocess.DEVNULL)
+        while True:
+            assert self.process.poll() is None, "the service ended"
+            with contextlib.suppress(OSError):
+                page("readyz")
+                return
+            time.sleep(0.05)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+        self.life_ns = time.monotonic_ns() - self.began_ns
+
+
+def page(name):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://127.0.0.1:{ADMIN_PORT}/{name}") as answer:
+        return answer.read().decode()
+
+
+def metric(name):
+    return sum(float(line.rsplit(" ", 1)[1]) for line in page("metrics").splitlines()
+               if re.match(name + r"(\{| )", line))
+
+
+def load(build, folder, *flags):
+    subprocess.run([f"{build}/bench/serve_bench", "--address", f"127.0.0.1:{PORT}", *flags,
+                    "--json", f"{folder}/load.json"], stdout=subprocess.DEVNULL, check=True)
+    return json.loads(pathlib.Path(folder, "load.json").read_text())
+
+
+def output_of(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def conservation(build, folder, requests):
+    store = f"{folder}/mixed.db"
+    with Service(build, "null", "--usage-store", store) as service:
+        done = load(build, folder, "--concurrency", "64", "--requests", str(requests), "--prompt",
+                    "1-600", "--output", "1-100")
+        error_ns = 1e9 * metric("tuppence_conservation_error_seconds")
+    verified = output_of(f"{build}/service/tuppence", "ledger", "verify", store).strip()
+    replayed = json.loads(output_of(sys.executable, f"{ROOT}/tests/replay_books.py", store))
+    invoice = json.loads(output_of(f"{build}/service/tuppence", "invoice", store, "--format",
+                                   "json"))
+    agrees = all(replayed[name] == invoice["total"][name]
+                 for name in ("held_ns", "cost_nanousd", "requests"))
+    assert agrees and replayed["requests"] == requests, (replayed, invoice["total"])
+    off_ms = 1e-6 * (service.life_ns - replayed["held_ns"])
+    print(f"## Conservation over {requests:,} requests on the null model\n\n"
+          f"{done['prompt_tokens']:,} tokens in, {done['completion_tokens']:,} out, "
+          f"{done['requests_per_second']:.0f} requests/s. Conservation error {error_ns:.0f} ns.\n"
+          f"{verified.split(': ', 1)[1]}\n"
+          f"Replayed by tests/replay_books.py: {replayed['held_ns']} ns held, "
+          f"{replayed['cost_nanousd']} nano-USD; the invoice says the same.\n"
+          f"Timed from outside, exec to exit: {service.life_ns} ns, {off_ms:.1f} ms more than the "
+          "accounts (goal 50).\n", flush=True)
+
+
+def throughput(build, folder, rounds):
+    speeds = {"without": [], "with": []}
+    for one in range(rounds):
+        for kind in sorted(speeds, reverse=one % 2 == 0):
+            store = ["--usage-store", f"{folder}/speed{one}.db"] if kind == "with" else []
+            with Service(build, DEMO, *store):
+                done = load(build, folder, "--concurrency", "32", "--requests", "1500", "--warmup",
+                            "64", "--prompt", "60-300", "--output", "20-60")
+            speeds[kind].append(done["output_tokens_per_second"])
+    ratios = [a / b for a, b in zip(speeds["with"], speeds["without"])]
+    print(f"## Throughput of the demo model at 32 callers, {rounds} rounds in turns\n")
+    for kind, values in speeds.items():
+        print(f"{kind:8} the store: tokens/s " + " ".join(f"{value:.0f}" for value in values)
+              + f"; median {statistics.median(values):.0f}")
+    print(f"with / without, median of the rounds: {statistics.median(ratios):.4f} (goal 0.98)\n",
+          flush=True)
+
+
+def commit_p99():
+    """Upper bound of the histogram's bucket that holds it."""
+    found = re.findall(r'tuppence_store_commit_seconds_bucket\{.*?le="([^"]+)"\} (\S+)',
+                       page("metrics"))
+    counts = [(float(bound), float(count)) for bound, count in found]
+    return next(bound for bound, count in counts if count >= 0.99 * counts[-1][1])
+
+
+def delay(build, folder, rate):
+    ends = {}
+    for kind in ("without", "with"):
+        store = ["--usage-store", f"{folder}/delay.db"] if kind == "with" else []
+        with Service(build, "null", *store):
+            ends[kind] = load(build, folder, "--rate", str(rate), "--seconds", "20", "--prompt",
+                              "300", "--output", "20")["end_to_end_seconds"]
+            if store:
+                mean_s = metric("tuppence_store_commit_seconds_sum") / metric(
+                    "tuppence_store_commit_seconds_count")
+                p99_s = commit_p99()
+    print(f"## The closing message's delay, null model, open loop of {rate} requests/s\n")
+    for kind, latency in ends.items():
+        print(f"{kind:8} the store: end to end p50 {1e3 * latency['p50']:.2f} ms, "
+              f"p99 {1e3 * latency['p99']:.2f} ms")
+    added_s = ends["with"]["p99"] - ends["without"]["p99"]
+    print(f"added at p99: {1e3 * added_s:.2f} ms; a group commit: mean {1e3 * mean_s:.2f} ms, p99 at "
+          f"most {1e3 * p99_s:.2f} ms\n", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("build")
+    parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rate", type=int, default=300)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        conservation(options.build, folder, options.requests)
+        throughput(options.build, folder, options.rounds)
+        delay(options.build, folder, options.rate)
+
+
+main()
