@@ -218,7 +218,8 @@ void Scheduler::FinishPlan() {
     plan_.copy_from.push_back(entry.sequence->copy_from);
     plan_.copy_to.push_back(entry.sequence->copy_to);
   }
-  pool_->TakeZeroWork(&plan_.zero_blocks);
+  // A step that does not run zeroes nothing: what must be zeroed waits for one that does.
+  if (!plan_.empty()) pool_->TakeZeroWork(&plan_.zero_blocks);
 }
 
 void Scheduler::CompleteStep() {
