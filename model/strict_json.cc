@@ -2,11 +2,13 @@
 // stack; its callback sees every key before the value is stored, which is where duplicates show.
 #include "model/strict_json.h"
 
+#include <algorithm>
 #include <string>
 #include <unordered_set>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 namespace tuppence {
 namespace {
@@ -69,6 +71,19 @@ absl::StatusOr<json> ParseStrictJson(std::string_view text, int depth_max) {
     return absl::InvalidArgumentError(
         absl::StrCat("not valid JSON: ", tag == std::string::npos ? what : what.substr(tag + 2)));
   }
+}
+
+absl::Status CheckKeys(const json& object, const std::string& where,
+                       std::initializer_list<const char*> allowed) {
+  if (!object.is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(where, ": must be an object {...}"));
+  }
+  for (const auto& [key, value] : object.items()) {
+    if (std::find(allowed.begin(), allowed.end(), key) != allowed.end()) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        where, ": \"", key, "\" is not known here; there may be ", absl::StrJoin(allowed, ", ")));
+  }
+  return absl::OkStatus();
 }
 
 std::string ShowJson(const json& value, size_t chars_max) {

@@ -5,6 +5,8 @@
 // was checked is not the file that is served.
 #pragma once
 
+#include <initializer_list>
+#include <string>
 #include <string_view>
 
 #include "absl/status/statusor.h"
@@ -17,6 +19,11 @@ constexpr int kJsonDepthMax = 32;
 // Errors say what is wrong and where (byte or key); the caller adds the file's name.
 absl::StatusOr<nlohmann::json> ParseStrictJson(std::string_view text,
                                                int depth_max = kJsonDepthMax);
+
+// INVALID_ARGUMENT where the value is no object or has a key that is not allowed: most often a
+// misspelt one, whose value would be passed over in silence. `where` begins the message.
+absl::Status CheckKeys(const nlohmann::json& object, const std::string& where,
+                       std::initializer_list<const char*> allowed);
 
 // A value as it may be shown in a message: on one line, at most `chars_max` characters.
 std::string ShowJson(const nlohmann::json& value, size_t chars_max = 80);

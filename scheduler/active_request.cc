@@ -37,7 +37,10 @@ ActiveRequest::ActiveRequest(Request request_in, int64_t arrival_in, int64_t ten
     : request(std::move(request_in)) {
   arrival = arrival_in;
   tenant = tenant_in;
+  priority_class = request.priority_class;
+  weight_milli = request.weight_milli;
   prompt = std::exchange(request.prompt, {});
+  prefix_keys = std::exchange(request.prefix_keys, {});
   max_tokens = request.sampling.max_tokens;
   wants_prompt_logprobs = request.sampling.prompt_logprobs;
   choices.resize(request.sampling.choices);
@@ -96,6 +99,7 @@ void ActiveRequest::CountBlocks(int64_t now_ns, int32_t block_tokens) {
 Usage ActiveRequest::UsageAt(int64_t now_ns) const {
   Usage usage;
   usage.prompt_tokens = prompt_tokens();
+  usage.cached_tokens = cached_tokens;
   usage.completion_tokens = completion_tokens;
   usage.preemptions = preemptions;
   usage.steps = static_cast<int32_t>(steps);

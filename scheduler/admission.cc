@@ -21,6 +21,8 @@ struct AdmissionHold::Books {
   mutable Mutex mutex;
   Held all ABSL_GUARDED_BY(mutex);
   absl::flat_hash_map<std::string, Held> tenants ABSL_GUARDED_BY(mutex);
+  absl::flat_hash_map<std::string, TenantLimits> limits ABSL_GUARDED_BY(mutex);
+  TenantLimits other_limits ABSL_GUARDED_BY(mutex);
 
   // Copies for snapshot(), set under the mutex and read without it.
   struct Shown {
@@ -96,7 +98,16 @@ void AdmissionHold::Shrink(int64_t prompt_tokens) {
 }
 
 AdmissionControl::AdmissionControl(const AdmissionLimits& limits)
-    : limits_(limits), books_(std::make_shared<AdmissionHold::Books>()) {}
+    : limits_(limits), books_(std::make_shared<AdmissionHold::Books>()) {
+  SetTenantLimits({}, {limits.tenant_requests_max, limits.tenant_prompt_tokens_max});
+}
+
+void AdmissionControl::SetTenantLimits(absl::flat_hash_map<std::string, TenantLimits> tenants,
+                                       const TenantLimits& others) {
+  MutexLock lock(&books_->mutex);
+  books_->limits = std::move(tenants);
+  books_->other_limits = others;
+}
 
 absl::StatusOr<std::shared_ptr<AdmissionHold>> AdmissionControl::Reserve(
     const std::string& tenant, int64_t prompt_tokens_bound) {
@@ -105,18 +116,18 @@ absl::StatusOr<std::shared_ptr<AdmissionHold>> AdmissionControl::Reserve(
   MutexLock lock(&books_->mutex);
   const auto found = books_->tenants.find(tenant);
   const Held own = found == books_->tenants.end() ? Held{} : found->second;
+  const auto named = books_->limits.find(tenant);
+  const TenantLimits& its = named == books_->limits.end() ? books_->other_limits : named->second;
   // The tenant's own cap first: a caller over its share should hear of that, not of the server's.
-  if (!Fits(own, prompt_tokens_bound, limits.tenant_requests_max,
-            limits.tenant_prompt_tokens_max)) {
+  if (!Fits(own, prompt_tokens_bound, its.requests_max, its.prompt_tokens_max)) {
     books_->shown.refused_tenant.fetch_add(1, std::memory_order_relaxed);
-    Refusal refusal = MakeRefusal(reason::kTenantQueueFull, own, limits.tenant_requests_max,
-                                  limits.tenant_prompt_tokens_max, limits.retry_after_ms);
+    Refusal refusal = MakeRefusal(reason::kTenantQueueFull, own, its.requests_max,
+                                  its.prompt_tokens_max, limits.retry_after_ms);
     refusal.tenant = tenant;
     return RefusalStatus(
         absl::StatusCode::kResourceExhausted,
         absl::StrCat("this tenant's queue is full: ",
-                     Overrun(own, prompt_tokens_bound, limits.tenant_requests_max,
-                             limits.tenant_prompt_tokens_max),
+                     Overrun(own, prompt_tokens_bound, its.requests_max, its.prompt_tokens_max),
                      " for one tenant; wait for some of them to end, or ask for a larger share"),
         refusal);
   }

@@ -24,6 +24,12 @@ struct AdmissionLimits {
   int64_t retry_after_ms = 1000;
 };
 
+// One tenant's part of them.
+struct TenantLimits {
+  int64_t requests_max = 0;
+  int64_t prompt_tokens_max = 0;
+};
+
 // What is held right now and what was refused since the start.
 struct AdmissionSnapshot {
   int64_t requests = 0;
@@ -64,6 +70,10 @@ class AdmissionControl {
   // and the tenant where its own share is.
   absl::StatusOr<std::shared_ptr<AdmissionHold>> Reserve(const std::string& tenant,
                                                          int64_t prompt_tokens_bound);
+
+  // From now on these tenants have limits of their own, and all others these.
+  void SetTenantLimits(absl::flat_hash_map<std::string, TenantLimits> tenants,
+                       const TenantLimits& others);
 
   // Takes no lock: callers and the engine never wait for whoever watches.
   AdmissionSnapshot snapshot() const;

@@ -91,6 +91,8 @@ class CostLedger {
   void Cut(Account account, int64_t now_ns, int64_t utc_now_ns);
   // Divides the time since the last cut, a step's, among its players. Requires: at least one.
   StepCharge ChargeStep(std::span<const StepPlayer> players, int64_t now_ns);
+  // What each of the last step's players was charged.
+  std::span<const int64_t> step_charges() const { return charge_ns_; }
   // Until it is set back, requests' time goes to the unrecorded account.
   void SetUnrecorded(bool unrecorded) { unrecorded_ = unrecorded; }
 

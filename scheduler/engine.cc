@@ -13,16 +13,20 @@ namespace tuppence {
 namespace {
 
 constexpr int64_t kStepsPerQuantile = 128;
+// Of the pool's blocks, the part that a tenant's cached prefixes keep whatever others leave behind.
+constexpr int32_t kTenantFloorParts = 16;
 
 SchedulerOptions SchedulerOptionsOf(const EngineOptions& options) {
   return {.block_tokens = options.block_tokens,
           .sequences_max = options.sequences_max,
           .step_tokens_max = options.step_tokens_max,
           .prefill_tokens_min = options.prefill_tokens_min,
+          .itl_target_ns = options.itl_target_ns,
           .logit_rows_max = options.logit_rows_max,
           .positions_original = options.positions_original,
           .rope_policy = options.rope_policy,
-          .preemptions_max = options.preemptions_max};
+          .preemptions_max = options.preemptions_max,
+          .class_wait_max_ns = options.class_wait_max_ns};
 }
 
 BatchLimits BatchLimitsOf(const EngineOptions& options) {
@@ -67,7 +71,7 @@ Engine::Engine(const EngineOptions& options, StepExecutor* executor, const Token
       inbox_(options.inbox_max, options.retry_after_ms),
       notifier_(std::make_shared<StreamNotifier>()),
       rate_card_(options.rate_card),
-      pool_(options.blocks),
+      pool_(options.blocks, options.blocks / kTenantFloorParts),
       scheduler_(SchedulerOptionsOf(options), &pool_),
       builder_(BatchLimitsOf(options)),
       ledger_(LedgerOptionsOf(options, *clock)),
@@ -81,8 +85,10 @@ Engine::Engine(const EngineOptions& options, StepExecutor* executor, const Token
   sampled_.resize(builder_.sampling_rows_max());
   ready_.reserve(options.sequences_max);
   counts_.blocks_total = options.blocks;
+  counts_.prefix_cache = options.prefix_cache;
   counts_.last_progress_ns = clock->NowNs();
   counts_.cost = options.cost;
+  scheduler_.SetCosts(options.cost);
   if (records_ != nullptr) records_->SetOnRoom([this] { inbox_.Wake(); });
   MutexLock lock(&snapshot_mutex_);
   snapshot_ = counts_;
@@ -105,7 +111,7 @@ absl::Status Engine::WarmUp() {
                     *clock_, executor_);
   if (!steps.ok()) return steps.status();
   fit_.Calibrate(*steps);
-  ledger_.SetCoefficients(fit_.coefficients());
+  SetCosts();
   const StepCostModel model(fit_.coefficients(), 0);
   for (const MeasuredStep& step : *steps) errors_.Add(step.measured_ns, model.StepNs(step.work));
   PublishCounts(clock_->NowNs());
@@ -132,6 +138,13 @@ absl::Status Engine::Submit(Request request) {
   CHECK(request.stream != nullptr);
   absl::Status servable = CheckServable(request);
   if (!servable.ok()) return servable;
+  if (options_.prefix_cache) {
+    const int64_t prompt_tokens = static_cast<int64_t>(request.prompt.size());
+    request.prefix_keys =
+        PrefixKeys(options_.secret, request.tenant,
+                   scheduler_.RegimeOf(prompt_tokens, request.sampling.max_tokens), request.prompt,
+                   options_.block_tokens);
+  }
   const std::shared_ptr<TokenStream> stream = request.stream;
   stream->Attach(&inbox_, notifier_);
   absl::Status accepted = inbox_.Submit(std::move(request));
@@ -186,7 +199,7 @@ bool Engine::Step() {
   const bool drain_begins = drain_deadline_ns_.load(std::memory_order_acquire) != kNever;
   AcceptArrivals(/*all=*/drain_begins);
   EndWhoMust();
-  const StepPlan& plan = scheduler_.PlanStep();
+  const StepPlan& plan = scheduler_.PlanStep(step_begin_ns_);
   counts_.preemptions += plan.preemptions;
   if (plan.empty()) {
     Idle();
@@ -217,14 +230,16 @@ void Engine::AcceptArrivals(bool all) {
   inbox_.Take(&arrived_);
   for (Request& request : arrived_) {
     const int64_t arrival = arrivals_++;
-    const int64_t tenant = InternTenant(request.tenant);
+    const int64_t tenant = TenantId(options_.secret, request.tenant);
     auto active = std::make_unique<ActiveRequest>(std::move(request), arrival, tenant, tokenizer_);
-    scheduler_.Add(active.get(), active->request.sampling.choices);
+    scheduler_.Add(active.get(), active->request.sampling.choices, step_begin_ns_);
     ledger_.Open(active->request.tenant, &active->charges);
     // A stream that was cancelled before it came here has sent its wake-up already.
     NoteAlarm(active->request.stream->cancelled() ? step_begin_ns_ : active->request.deadline_ns);
     ++counts_.requests_accepted;
+    ActiveRequest* newcomer = active.get();
     active_.emplace(arrival, std::move(active));
+    RefuseIfLate(newcomer);
   }
   arrived_.clear();
 }
@@ -272,6 +287,7 @@ void Engine::Idle() {
   ledger_.Cut(draining_ ? CostLedger::Account::kDrain : CostLedger::Account::kIdle, step_begin_ns_,
               clock_->UtcNs());
   idle_ = true;
+  start_estimate_.Pause();
   CloseStep(step_begin_ns_);
 }
 
@@ -308,6 +324,12 @@ void Engine::Fail(const absl::Status& status, int64_t now_ns) {
   CloseStep(now_ns);
 }
 
+// The model as fitted by now is what steps are divided and planned by.
+void Engine::SetCosts() {
+  ledger_.SetCoefficients(fit_.coefficients());
+  scheduler_.SetCosts(fit_.coefficients());
+}
+
 // Tells readers and books, publishes the counters, lets go of who ended.
 void Engine::CloseStep(int64_t now_ns) {
   ended_.clear();
@@ -320,7 +342,7 @@ void Engine::CloseStep(int64_t now_ns) {
     ledger_.TakePeriods(&record()->periods);
     PublishRecord();
   }
-  if (fit_.Refine()) ledger_.SetCoefficients(fit_.coefficients());
+  if (fit_.Refine()) SetCosts();
   PublishCounts(now_ns);
 }
 
@@ -330,6 +352,8 @@ void Engine::PublishCounts(int64_t now_ns) {
   counts_.running = scheduler_.running();
   counts_.sequences_running = scheduler_.sequences_running();
   counts_.blocks_used = pool_.blocks_used();
+  counts_.blocks_cached = pool_.blocks_cached();
+  counts_.prefix = scheduler_.prefix_counts();
   counts_.accounts = ledger_.totals();
   counts_.elapsed_ns = ledger_.last_cut_ns() - ledger_.start_ns();
   counts_.conservation_error_ns = counts_.accounts.sum_ns() - counts_.elapsed_ns;
@@ -348,20 +372,6 @@ void Engine::PublishCounts(int64_t now_ns) {
     snapshot_ = counts_;
     snapshot_mutex_.Unlock();
   }
-}
-
-int64_t Engine::InternTenant(const std::string& tenant) {
-  Tenant& entry = tenants_[tenant];
-  if (entry.requests++ == 0) entry.id = tenants_seen_++;
-  return entry.id;
-}
-
-// A tenant who comes back gets a new number: its old blocks are then zeroed for nothing, but names
-// that callers make up do not gather here.
-void Engine::ReleaseTenant(const std::string& tenant) {
-  const auto found = tenants_.find(tenant);
-  CHECK(found != tenants_.end());
-  if (--found->second.requests == 0) tenants_.erase(found);
 }
 
 }  // namespace tuppence

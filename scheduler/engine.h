@@ -15,7 +15,6 @@
 #include <thread>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "model/rope_table.h"
 #include "model/tokenizer.h"
@@ -26,9 +25,11 @@
 #include "scheduler/cost_ledger.h"
 #include "scheduler/inbox.h"
 #include "scheduler/mutex.h"
+#include "scheduler/prefix_key.h"
 #include "scheduler/rate_card.h"
 #include "scheduler/request.h"
 #include "scheduler/scheduler.h"
+#include "scheduler/start_estimate.h"
 #include "scheduler/step_cost_fit.h"
 #include "scheduler/step_cost_model.h"
 #include "scheduler/step_executor.h"
@@ -44,11 +45,18 @@ struct EngineOptions {
   int32_t sequences_max = 256;      // running at once, choices counted one by one
   int32_t step_tokens_max = 512;    // decode takes what it needs, prefill what is left ...
   int32_t prefill_tokens_min = 64;  // ... but at least this many, so that it never starves
-  int32_t logit_rows_max = 256;     // >= sequences_max; prompt log-probabilities use what is left
+  // Prefill beside running streams: the modelled step stays within it (scheduler/step_budget); 0:
+  // no limit in time.
+  int64_t itl_target_ns = 0;
+  int32_t logit_rows_max = 256;  // >= sequences_max; prompt log-probabilities use what is left
   int32_t inbox_max = 4096;
   int32_t positions_original = 0;  // LongRoPE: Config::short_rope_tokens_max(); 0: none
   RopePolicy rope_policy = RopePolicy::kExact;
-  int32_t preemptions_max = 3;              // then a request is pinned
+  int32_t preemptions_max = 3;  // then a request is pinned
+  // A class in which somebody waits starts somebody at least so often; 0: when its turn comes.
+  ClassWaits class_wait_max_ns = kClassWaitMaxNs;
+  bool prefix_cache = true;
+  ServerSecret secret = {};                 // serve draws one; see scheduler/prefix_key
   int64_t stall_limit_ns = 30'000'000'000;  // a reader that takes nothing for so long is cancelled
   int64_t idle_beat_ns = 500'000'000;       // an idle engine shows progress at least this often
   int64_t retry_after_ms = 1000;
@@ -75,7 +83,10 @@ struct EngineSnapshot {
   int64_t running = 0;           // requests that hold a place
   int64_t sequences_running = 0;
   int64_t blocks_used = 0;
+  int64_t blocks_cached = 0;  // of those not used, that the prefix cache could give out again
   int64_t blocks_total = 0;
+  bool prefix_cache = false;  // there is one
+  PrefixCounts prefix;
   int64_t steps = 0;
   int64_t prefill_tokens = 0;  // computed, recomputation included
   int64_t decode_tokens = 0;
@@ -125,7 +136,9 @@ class Engine {
   // Takes the request on; its stream then carries everything, RequestEnd last and exactly once.
   // Refuses at once, and leaves the stream untouched, when the request can never be served
   // (INVALID_ARGUMENT with the numbers), its deadline has passed (DEADLINE_EXCEEDED), the inbox is
-  // full, the server drains or the engine has failed (UNAVAILABLE with a Refusal).
+  // full, the server drains or the engine has failed (UNAVAILABLE with a Refusal). One that could
+  // not start before its deadline, by the queue as it is, ends within a step: UNAVAILABLE with a
+  // retry time, kDeadline.
   absl::Status Submit(Request request);
 
   // Stops taking new work. What is in flight may finish until deadline_ns (monotonic); the rest
@@ -161,6 +174,7 @@ class Engine {
   void EndWhoMust();
   void LetStalledGoOn();
   void Idle();
+  void SetCosts();
   void StartPlanned(const StepPlan& plan);
   void Charge(const StepPlan& plan, int64_t now_ns);
   void Deliver(int64_t now_ns);
@@ -183,14 +197,13 @@ class Engine {
   void CloseBooks();
 
   absl::Status CheckServable(const Request& request) const;
+  void RefuseIfLate(ActiveRequest* request);
   void AddWork(const PlanEntry& entry);
   void DeliverToken(ActiveRequest* request, int32_t choice, const SampledToken& sampled,
                     int64_t now_ns);
   bool EndIfItMust(ActiveRequest* request, int64_t now_ns);
   void EndRequest(ActiveRequest* request, FinishReason reason, absl::Status status, bool tainted);
   void NoteAlarm(int64_t at_ns) { next_alarm_ns_ = std::min(next_alarm_ns_, at_ns); }
-  int64_t InternTenant(const std::string& tenant);
-  void ReleaseTenant(const std::string& tenant);
   void Run();
 
   const EngineOptions options_;
@@ -216,18 +229,13 @@ class Engine {
   BatchBuilder builder_;
   CostLedger ledger_;
   StepCostFit fit_;
+  StartEstimate start_estimate_;
   RecentErrors errors_;
   int64_t errors_steps_ = 0;  // when their quantiles were taken
   StepRecords* const records_;
   bool records_full_ = false;
-  EngineSnapshot counts_;  // published at the end of each step
-  absl::Status failure_;   // not OK: latched
-  struct Tenant {
-    int64_t id = 0;
-    int32_t requests = 0;
-  };
-  absl::flat_hash_map<std::string, Tenant> tenants_;  // of active requests
-  int64_t tenants_seen_ = 0;
+  EngineSnapshot counts_;                                     // published at the end of each step
+  absl::Status failure_;                                      // not OK: latched
   std::map<int64_t, std::unique_ptr<ActiveRequest>> active_;  // by arrival
   std::vector<std::unique_ptr<ActiveRequest>>
       ended_;  // kept until the step that ended them is over

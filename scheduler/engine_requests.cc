@@ -80,6 +80,36 @@ absl::Status Engine::CheckServable(const Request& request) const {
   return absl::OkStatus();
 }
 
+// Its first token would come after its deadline: it hears so now. Where there is nothing ahead it
+// may try.
+void Engine::RefuseIfLate(ActiveRequest* request) {
+  if (request->request.deadline_ns == kNever) return;
+  const int64_t left_ns = request->request.deadline_ns - step_begin_ns_;
+  const int64_t places_free =
+      scheduler_.places_free() - static_cast<int64_t>(request->sequences.size()) + 1;
+  const auto first_token_ns = [&](const QueueAhead& ahead) {
+    return start_estimate_.FirstTokenNs(ahead, request->prompt_tokens(), places_free,
+                                        ledger_.model().coefficients());
+  };
+  // As a rule even the whole queue is no obstacle, which is known without a look at its lanes.
+  if (first_token_ns(scheduler_.queue().all()) <= left_ns) return;
+  const QueueAhead ahead = scheduler_.queue().AheadOf(*request);
+  const int64_t estimate_ns = first_token_ns(ahead);
+  const int64_t late_ns = estimate_ns - left_ns;
+  if (late_ns <= 0 || (ahead.requests == 0 && places_free > 0)) return;
+  constexpr int64_t kNsPerMs = 1'000'000;
+  EndRequest(request, FinishReason::kDeadline,
+             StatusWith(absl::StatusCode::kUnavailable, reason::kDeadlineUnreachable,
+                        absl::StrCat("the first token would come in about ", estimate_ns / kNsPerMs,
+                                     " ms, ", ahead.requests, " requests being ahead, and the ",
+                                     "deadline is ", late_ns / kNsPerMs, " ms before that; allow ",
+                                     "more time, retry later or send to another replica"),
+                        {{"first_token_ms", absl::StrCat(estimate_ns / kNsPerMs)},
+                         {"requests_ahead", absl::StrCat(ahead.requests)}},
+                        std::max(options_.retry_after_ms, late_ns / kNsPerMs)),
+             /*tainted=*/false);
+}
+
 // The step's time, divided among those who were in it.
 void Engine::Charge(const StepPlan& plan, int64_t now_ns) {
   players_.clear();
@@ -91,6 +121,7 @@ void Engine::Charge(const StepPlan& plan, int64_t now_ns) {
   ledger_.SetUnrecorded(Unrecorded());
   const StepCharge charge = ledger_.ChargeStep(players_, now_ns);
   for (ActiveRequest* request : participants_) {
+    if (request->player >= 0) scheduler_.Charge(request, ledger_.step_charges()[request->player]);
     ++request->steps;
     request->requests_in_steps += static_cast<int64_t>(participants_.size());
   }
@@ -163,6 +194,7 @@ void Engine::Deliver(int64_t now_ns) {
 void Engine::DeliverToken(ActiveRequest* request, int32_t choice, const SampledToken& sampled,
                           int64_t now_ns) {
   Sequence& sequence = request->sequences[choice];
+  if (request->first_token_ns < 0) scheduler_.KeepPrompt(*request, sequence);
   CountToken(request, choice, now_ns);
   text_.clear();
   const FinishReason reason = request->AddToken(choice, sampled.token_id, &text_);
@@ -275,8 +307,8 @@ void Engine::EndRequest(ActiveRequest* request, FinishReason reason, absl::Statu
     stream.End(std::move(end));
   }
   if (stream.ClaimNotice()) ready_.push_back(request->request.stream);
+  if (request->first_scheduled_ns >= 0) start_estimate_.AddEnd(end_ns);
   request->request.hold.reset();
-  ReleaseTenant(request->request.tenant);
   ++counts_.requests_ended;
   const auto found = active_.find(request->arrival);
   ended_.push_back(std::move(found->second));

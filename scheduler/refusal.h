@@ -24,9 +24,10 @@ inline constexpr char kContextExceeded[] = "CONTEXT_EXCEEDED";    // INVALID_ARG
 inline constexpr char kTooLargeForPool[] = "TOO_LARGE_FOR_POOL";  // INVALID_ARGUMENT
 inline constexpr char kTooManyChoices[] = "TOO_MANY_CHOICES";     // INVALID_ARGUMENT
 inline constexpr char kDeadline[] = "DEADLINE";                   // DEADLINE_EXCEEDED
-inline constexpr char kCancelled[] = "CANCELLED_BY_CALLER";       // CANCELLED
-inline constexpr char kSlowReader[] = "SLOW_READER";              // CANCELLED
-inline constexpr char kLogitsNotFinite[] = "LOGITS_NOT_FINITE";   // INTERNAL
+inline constexpr char kDeadlineUnreachable[] = "DEADLINE_UNREACHABLE";  // UNAVAILABLE
+inline constexpr char kCancelled[] = "CANCELLED_BY_CALLER";             // CANCELLED
+inline constexpr char kSlowReader[] = "SLOW_READER";                    // CANCELLED
+inline constexpr char kLogitsNotFinite[] = "LOGITS_NOT_FINITE";         // INTERNAL
 }  // namespace reason
 
 struct Refusal {

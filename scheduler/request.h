@@ -10,6 +10,8 @@
 
 #include "absl/status/status.h"
 #include "model/sampling_params.h"
+#include "scheduler/prefix_key.h"
+#include "scheduler/priority_class.h"
 
 namespace tuppence {
 
@@ -22,8 +24,11 @@ struct Request {
   std::string id;         // made by the server, unique
   std::string caller_id;  // the caller's x-request-id, "" without
   std::string tenant;     // "unknown" where no identity is configured
+  PriorityClass priority_class = PriorityClass::kStandard;
+  int64_t weight_milli = 1000;  // the tenant's share, in thousandths
   std::vector<int32_t> prompt;
-  SamplingParams sampling;  // seed always set here
+  std::vector<PrefixKey> prefix_keys;  // made by Engine::Submit
+  SamplingParams sampling;             // seed always set here
   // Stop ids of the model (config, generation_config, template), empty with ignore_eos; and the
   // caller's own. Both end the answer; both are masked below min_tokens.
   std::vector<int32_t> stop_ids;

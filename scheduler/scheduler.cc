@@ -1,62 +1,29 @@
 #include "scheduler/scheduler.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "model/check.h"
 
 namespace tuppence {
 namespace {
 
-// Positions that would have to be computed again: the shared prompt once, the rest for each choice.
-int64_t RecomputeTokens(const SequenceGroup& group) {
-  int64_t shared = 0;
-  int64_t own = 0;
-  for (const Sequence& sequence : group.sequences) {
-    if (sequence.finished) continue;
-    if (sequence.crossed()) {
-      own += sequence.computed;
-    } else {
-      shared = std::max<int64_t>(shared, std::min(sequence.computed, sequence.prompt_tokens));
-      own += std::max(0, sequence.computed - sequence.prompt_tokens);
-    }
-  }
-  return shared + own;
-}
+constexpr int32_t kUnlimited = std::numeric_limits<int32_t>::max();
 
-bool HoldsBlocks(const SequenceGroup& group) {
-  for (const Sequence& sequence : group.sequences) {
-    if (!sequence.blocks.empty()) return true;
-  }
-  return false;
-}
-
-bool ReadyToDecode(const Sequence& sequence) {
-  return !sequence.finished && !sequence.follows && !sequence.stalled && sequence.decodes();
-}
-
-bool Leads(const SequenceGroup& group, const Sequence& sequence) {
-  return group.leader == sequence.choice;
-}
-
-// Has more than its newest token to compute. A leader prefills even while its own reader is slow:
-// the others wait for it, and it draws nothing that its reader has no room for.
-bool MustCatchUp(const SequenceGroup& group, const Sequence& sequence) {
-  if (sequence.finished || sequence.follows || sequence.decodes()) return false;
-  return !sequence.stalled || Leads(group, sequence);
-}
-
-// Prompt positions are scored for one choice only.
-bool IsFirstLive(const SequenceGroup& group, const Sequence& sequence) {
-  for (const Sequence& other : group.sequences) {
-    if (!other.finished) return &other == &sequence;
-  }
-  return false;
-}
+// For a heap whose top is the first in line.
+constexpr auto Behind = [](const auto& a, const auto& b) { return b.order < a.order; };
 
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options, BlockPool* pool)
-    : options_(options), pool_(pool) {
+    : options_(options),
+      pool_(pool),
+      queue_(options.class_wait_max_ns),
+      cache_(options.block_tokens, pool),
+      budget_({.step_tokens_max = options.step_tokens_max,
+               .prefill_tokens_min = options.prefill_tokens_min,
+               .block_tokens = options.block_tokens,
+               .itl_target_ns = options.itl_target_ns}) {
   CHECK_GT(options.block_tokens, 0);
   CHECK_GT(options.sequences_max, 0);
   CHECK_GT(options.prefill_tokens_min, 0);
@@ -64,7 +31,9 @@ Scheduler::Scheduler(const SchedulerOptions& options, BlockPool* pool)
   CHECK_GE(options.logit_rows_max, options.sequences_max);
   CHECK_GT(options.preemptions_max, 0);
   running_.reserve(options.sequences_max);
-  plan_.entries.reserve(options.sequences_max);
+  // One more: the oldest prompt may be planned twice for a moment.
+  plan_.entries.reserve(options.sequences_max + 1);
+  ready_.reserve(options.sequences_max);
   plan_.zero_blocks.reserve(pool->blocks_total());
   plan_.copy_from.reserve(options.sequences_max);
   plan_.copy_to.reserve(options.sequences_max);
@@ -75,74 +44,67 @@ int64_t Scheduler::BlocksMax(int64_t prompt_tokens, int64_t max_tokens, int32_t 
   return choices * ((tokens + options_.block_tokens - 1) / options_.block_tokens);
 }
 
-void Scheduler::Add(SequenceGroup* group, int32_t choices) {
+RopeRegime Scheduler::RegimeOf(int64_t prompt_tokens, int64_t max_tokens) const {
+  const int64_t length =
+      options_.rope_policy == RopePolicy::kExact ? prompt_tokens : prompt_tokens + max_tokens;
+  const bool is_long = options_.positions_original > 0 && length > options_.positions_original;
+  return is_long ? RopeRegime::kLong : RopeRegime::kShort;
+}
+
+void Scheduler::Add(SequenceGroup* group, int32_t choices, int64_t now_ns) {
   CHECK_GT(group->prompt_tokens(), 0);
   CHECK_GT(group->max_tokens, 0);
   CHECK_LE(choices, options_.sequences_max);
   CHECK_LE(BlocksMax(group->prompt_tokens(), group->max_tokens, choices), pool_->blocks_total());
-  CHECK(waiting_.empty() || waiting_.rbegin()->first < group->arrival);
-  CHECK(running_.empty() || running_.back()->arrival < group->arrival);
-  const int32_t length =
-      options_.rope_policy == RopePolicy::kExact ? group->prompt_tokens() : group->tokens_max();
-  const bool is_long = options_.positions_original > 0 && length > options_.positions_original;
+  CHECK_LT(last_arrival_, group->arrival);
+  last_arrival_ = group->arrival;
+  const RopeRegime regime = RegimeOf(group->prompt_tokens(), group->max_tokens);
   group->sequences.resize(choices);
   for (int32_t choice = 0; choice < choices; ++choice) {
     Sequence& sequence = group->sequences[choice];
     sequence.choice = choice;
     sequence.prompt_tokens = group->prompt_tokens();
     sequence.prefill_end = group->prompt_tokens();
-    sequence.regime = is_long ? RopeRegime::kLong : RopeRegime::kShort;
+    sequence.regime = regime;
   }
-  waiting_.emplace(group->arrival, group);
+  queue_.Enter(group, now_ns);
 }
 
 void Scheduler::Remove(SequenceGroup* group, bool tainted) {
+  queue_.Leave(group);
   for (Sequence& sequence : group->sequences) {
     if (sequence.finished) continue;
     if (tainted) sequence.blocks.ClearTainted();
     Finish(&sequence, group);
   }
-  if (!group->running) {
-    waiting_.erase(group->arrival);
-    return;
-  }
+  if (!group->running) return;
   group->running = false;
   running_.erase(std::find(running_.begin(), running_.end(), group));
 }
 
-const StepPlan& Scheduler::PlanStep() {
+const StepPlan& Scheduler::PlanStep(int64_t now_ns) {
+  now_ns_ = now_ns;
   plan_.Clear();
+  budget_.Start();
+  const bool gave_way = MakeBatchGiveWay();
+  const int32_t preemptions = plan_.preemptions;
   MakeRoomForDecodes();
   PlanDecodes();
-  PlanPrefills();
   // Blocks that were just taken from somebody are not for newcomers, nor for the one they came
   // from.
-  if (plan_.preemptions == 0 || plan_.empty()) StartWaiting();
+  const bool pressed = plan_.preemptions > preemptions;
+  const int32_t classes = pressed ? 0 : gave_way ? kPriorityClasses - 1 : kPriorityClasses;
+  PlanPrompts(classes);
+  if (plan_.empty() && classes < kPriorityClasses) PlanPrompts(kPriorityClasses);
   if (plan_.empty()) Rescue();
   FinishPlan();
   return plan_;
 }
 
-// Every decoding sequence gets the block its next token needs, the first to arrive first.
-void Scheduler::MakeRoomForDecodes() {
-  for (SequenceGroup* group : running_) {
-    for (Sequence& sequence : group->sequences) {
-      if (!group->running) break;  // a victim of somebody before it, or of itself
-      if (!ReadyToDecode(sequence)) continue;
-      while (group->running && !TryExtend(&sequence, *group, sequence.length())) {
-        SequenceGroup* victim = PickVictim(/*spared=*/nullptr, /*stalled_only=*/false);
-        CHECK(victim != nullptr);  // itself at least: a pinned group has all it needs
-        Preempt(victim);
-      }
-    }
-  }
-  DropPreempted();
-}
-
 void Scheduler::PlanDecodes() {
   for (SequenceGroup* group : running_) {
     for (Sequence& sequence : group->sequences) {
-      if (!ReadyToDecode(sequence)) continue;
+      if (!sequence.ready_to_decode()) continue;
       PlanEntry entry;
       entry.group = group;
       entry.sequence = &sequence;
@@ -151,64 +113,87 @@ void Scheduler::PlanDecodes() {
       entry.phase = Phase::kDecode;
       entry.draws = true;
       ++plan_.decode_tokens;
+      budget_.AddDecode(entry.first);
       AddEntry(entry);
     }
   }
 }
 
-void Scheduler::PlanPrefills() {
-  for (SequenceGroup* group : running_) {
-    for (Sequence& sequence : group->sequences) {
-      if (prefill_tokens_left() == 0) return;
-      if (MustCatchUp(*group, sequence)) PlanCatchUp(group, &sequence);
-    }
-  }
-}
-
-// First come, first served: whoever cannot start holds back those behind it, so that a large
-// request is not overtaken for ever. A request whose reader is slow steps aside.
-void Scheduler::StartWaiting() {
-  for (auto next = waiting_.begin(); next != waiting_.end();) {
-    SequenceGroup* group = next->second;
-    if (prefill_tokens_left() == 0) return;
-    if (group->all_stalled()) {
-      ++next;
-      continue;
-    }
-    if (!TryStart(group)) return;
-    next = waiting_.erase(next);
-    for (Sequence& sequence : group->sequences) {
-      if (MustCatchUp(*group, sequence)) PlanCatchUp(group, &sequence);
-    }
-  }
-}
-
-// Nobody can run although somebody wants to: the blocks are held by half-done prompts or by choices
-// whose readers are slow. The first in line takes them from the others.
-void Scheduler::Rescue() {
-  for (SequenceGroup* group : running_) {
-    for (Sequence& sequence : group->sequences) {
-      if (!MustCatchUp(*group, sequence)) continue;
-      while (!PlanCatchUp(group, &sequence)) {
-        SequenceGroup* victim = PickVictim(group, /*stalled_only=*/false);
-        if (victim == nullptr) break;
-        Preempt(victim);
+// Prompts under way go on and those that wait start, in one order. Of the first `classes` classes
+// somebody may start.
+void Scheduler::PlanPrompts(int32_t classes) {
+  GatherReady(classes);
+  const int32_t oldest_entry = PlanOldest();
+  const SequenceGroup* oldest = oldest_entry >= 0 ? plan_.entries[oldest_entry].group : nullptr;
+  bool held_back = false;
+  while (!ready_.empty() && !budget_.spent()) {
+    std::pop_heap(ready_.begin(), ready_.end(), Behind);
+    const auto [order, group] = ready_.back();
+    ready_.pop_back();
+    if (!group->running) {
+      // Its class was overdue, and somebody else of it has started in this step.
+      if (order < queue_.OrderOf(*group, now_ns_)) {
+        PushReady(group);
+        continue;
       }
-      DropPreempted();  // invalidates the loops' iterators: one rescue is all we came for
-      return;
+      if (held_back || !TryStart(group)) {
+        held_back = true;
+        continue;
+      }
+      if (SequenceGroup* next = group->lane->Next(group->arrival)) PushReady(next);
+    }
+    if (group == oldest) TakeBack(oldest_entry);
+    PlanCatchUps(group);
+  }
+  ready_.clear();
+}
+
+void Scheduler::GatherReady(int32_t classes) {
+  ready_.clear();
+  for (SequenceGroup* group : running_) {
+    const auto must = [&](const Sequence& sequence) { return group->MustCatchUp(sequence); };
+    if (std::any_of(group->sequences.begin(), group->sequences.end(), must)) PushReady(group);
+  }
+  if (sequences_running_ == options_.sequences_max) return;
+  for (const FairLane* lane : queue_.lanes_waiting()) {
+    if (static_cast<int32_t>(lane->priority_class) >= classes) continue;
+    if (SequenceGroup* group = lane->Next()) PushReady(group);
+  }
+}
+
+void Scheduler::PushReady(SequenceGroup* group) {
+  ready_.push_back({queue_.OrderOf(*group, now_ns_), group});
+  std::push_heap(ready_.begin(), ready_.end(), Behind);
+}
+
+// A block for the prompt that has been under way longest, if others come before it. Its place among
+// the plan's entries; -1: it needs none.
+int32_t Scheduler::PlanOldest() {
+  if (ready_.size() < 2) return -1;
+  for (SequenceGroup* group : running_) {
+    for (Sequence& sequence : group->sequences) {
+      if (!group->MustCatchUp(sequence)) continue;
+      if (ready_.front().group == group) return -1;
+      if (!PlanCatchUp(group, &sequence, options_.block_tokens)) return -1;
+      return static_cast<int32_t>(plan_.entries.size()) - 1;
     }
   }
-  // A waiting request may take only what slow readers hold.
-  const bool someone_waits = std::any_of(waiting_.begin(), waiting_.end(), [](const auto& entry) {
-    return !entry.second->all_stalled();
-  });
-  if (!someone_waits) return;
-  while (plan_.empty()) {
-    SequenceGroup* victim = PickVictim(/*spared=*/nullptr, /*stalled_only=*/true);
-    if (victim == nullptr) return;
-    Preempt(victim);
-    DropPreempted();
-    StartWaiting();
+  return -1;
+}
+
+// Its turn has come, and more fits.
+void Scheduler::TakeBack(int32_t index) {
+  const PlanEntry& entry = plan_.entries[index];
+  budget_.TakeBackPrompt(entry.first, entry.end(), entry.phase);
+  plan_.tokens -= entry.tokens;
+  plan_.logit_rows -= entry.logit_rows();
+  plan_.entries.erase(plan_.entries.begin() + index);
+}
+
+void Scheduler::PlanCatchUps(SequenceGroup* group) {
+  for (Sequence& sequence : group->sequences) {
+    if (budget_.spent()) return;
+    if (group->MustCatchUp(sequence)) PlanCatchUp(group, &sequence, kUnlimited);
   }
 }
 
@@ -230,7 +215,7 @@ void Scheduler::CompleteStep() {
     sequence.computed = entry.end();
     sequence.copy_from = sequence.copy_to = -1;
     group.prompt_scored = std::max(group.prompt_scored, entry.score_end);
-    if (Leads(group, sequence) && sequence.computed == sequence.prompt_tokens) Fork(&group);
+    if (group.Leads(sequence) && sequence.computed == sequence.prompt_tokens) Fork(&group);
   }
 }
 
@@ -265,21 +250,25 @@ bool Scheduler::TryExtend(Sequence* sequence, const SequenceGroup& group, int32_
   return true;
 }
 
-// A chunk for a sequence that has more than one token to compute. False when it got none.
-bool Scheduler::PlanCatchUp(SequenceGroup* group, Sequence* sequence) {
+// A chunk, of at most tokens_max, for a sequence that has more than one token to compute. False
+// when it got none.
+bool Scheduler::PlanCatchUp(SequenceGroup* group, Sequence* sequence, int32_t tokens_max) {
   const int32_t end =
       sequence->computed < sequence->prefill_end ? sequence->prefill_end : sequence->length();
   const int32_t free = std::max(0, pool_->blocks_free() - growth_blocks());
   const int64_t held =
       int64_t{sequence->blocks.size() + free} * options_.block_tokens - sequence->computed;
-  const int32_t tokens = static_cast<int32_t>(
-      std::min<int64_t>({end - sequence->computed, prefill_tokens_left(), held}));
+  const Phase phase = sequence->computed < sequence->prefill_end ? Phase::kPrefill : Phase::kDecode;
+  const int32_t tokens = budget_.Fits(
+      sequence->computed,
+      static_cast<int32_t>(std::min<int64_t>({end - sequence->computed, held, tokens_max})), phase);
   PlanEntry entry = MakeCatchUp(group, sequence, tokens);
   LimitToRows(&entry);
   while (entry.tokens > 0 && !TryExtend(sequence, *group, entry.end())) {
     entry = MakeCatchUp(group, sequence, entry.tokens - 1);  // a copied block took one of them
   }
   if (entry.tokens <= 0) return false;
+  budget_.AddPrompt(entry.first, entry.end(), entry.phase);
   AddEntry(entry);
   return true;
 }
@@ -292,8 +281,8 @@ PlanEntry Scheduler::MakeCatchUp(SequenceGroup* group, Sequence* sequence, int32
   entry.tokens = std::max(0, tokens);
   entry.phase = entry.first < sequence->prefill_end ? Phase::kPrefill : Phase::kDecode;
   entry.draws = entry.end() == sequence->length();
-  entry.draws_for_all = entry.draws && Leads(*group, *sequence);
-  if (group->wants_prompt_logprobs && IsFirstLive(*group, *sequence)) {
+  entry.draws_for_all = entry.draws && group->Leads(*sequence);
+  if (group->wants_prompt_logprobs && group->IsFirstLive(*sequence)) {
     // The last prompt position has no next prompt token to score.
     const int32_t score_end = std::min(entry.end(), group->prompt_tokens() - 1);
     const int32_t score_first = std::max(entry.first, group->prompt_scored);
@@ -308,42 +297,85 @@ PlanEntry Scheduler::MakeCatchUp(SequenceGroup* group, Sequence* sequence, int32
 // Each scored position takes a logit row: the chunk ends where the rows do.
 void Scheduler::LimitToRows(PlanEntry* entry) const {
   const int32_t rows_left = options_.logit_rows_max - plan_.logit_rows;
-  const auto rows = [](const PlanEntry& e) { return e.score_end - e.score_first + e.draws; };
-  if (rows(*entry) <= rows_left) return;
-  const int32_t excess = rows(*entry) - rows_left;
+  if (entry->logit_rows() <= rows_left) return;
+  const int32_t excess = entry->logit_rows() - rows_left;
   *entry = MakeCatchUp(entry->group, entry->sequence, entry->tokens - excess);
-  CHECK_LE(rows(*entry), rows_left);
+  CHECK_LE(entry->logit_rows(), rows_left);
 }
 
 void Scheduler::AddEntry(const PlanEntry& entry) {
   plan_.entries.push_back(entry);
   plan_.tokens += entry.tokens;
-  plan_.logit_rows += entry.score_end - entry.score_first + entry.draws;
+  plan_.logit_rows += entry.logit_rows();
 }
 
-// Gives the group its places, and a pinned one all blocks it will ever need. False when there are
-// not enough; nothing has changed then.
-bool Scheduler::TryStart(SequenceGroup* group) {
-  const int32_t live = group->live_sequences();
-  if (sequences_running_ + live > options_.sequences_max) return false;
-  const int32_t free = pool_->blocks_free();
-  if (group->pinned) {
-    if (live * BlocksFor(group->tokens_max()) > free) return false;
-  } else if (group->preemptions > 0) {
-    // It comes back for good, not to lose its place again at the next block.
-    int64_t blocks = 0;
-    for (const Sequence& sequence : group->sequences) {
-      if (!sequence.finished) blocks += BlocksFor(sequence.length());
-    }
-    if (blocks > free - growth_blocks()) return false;
-  } else {
-    const int32_t chunk = std::min(group->prompt_tokens(), prefill_tokens_left());
-    if (BlocksFor(chunk) > free - growth_blocks()) return false;
+// What the prefix cache has of the prompt, to hits_. Its last position is computed in any case: the
+// first token is drawn from it. What is pinned owns its blocks alone; prompt log-probabilities need
+// every position's logits; and a choice beyond a LongRoPE crossing has other keys.
+void Scheduler::FindHits(const SequenceGroup& group) {
+  hits_.clear();
+  if (group.pinned || group.wants_prompt_logprobs || group.prefix_keys.empty()) return;
+  for (const Sequence& sequence : group.sequences) {
+    if (sequence.finished || sequence.crossed()) continue;
+    cache_.Find({group.prefix_keys, group.prompt, group.tenant, sequence.regime},
+                (group.prompt_tokens() - 1) / options_.block_tokens, &hits_);
+    return;
   }
+}
+
+void Scheduler::AdoptHits(SequenceGroup* group) {
+  if (group->preemptions == 0 && !group->wants_prompt_logprobs && !group->prefix_keys.empty()) {
+    prefix_counts_.prompt_tokens += group->prompt_tokens();
+    prefix_counts_.hit_tokens += static_cast<int64_t>(hits_.size()) * options_.block_tokens;
+  }
+  if (hits_.empty()) return;
+  Sequence& leader = group->sequences[group->leader];
+  pool_->Adopt(hits_, &leader.blocks);
+  leader.computed = leader.blocks.size() * options_.block_tokens;
+  // What it had computed itself, before a preemption, is no gift.
+  group->cached_tokens += std::max(0, leader.computed - leader.recompute_end);
+}
+
+void Scheduler::KeepPrompt(const SequenceGroup& group, const Sequence& sequence) {
+  if (group.pinned || group.prefix_keys.empty() || sequence.crossed()) return;
+  cache_.Insert({group.prefix_keys, group.prompt, group.tenant, sequence.regime},
+                sequence.blocks.blocks());
+}
+
+// Blocks that the group takes from the free ones as it starts: a pinned one all it will ever need;
+// one that lost its place all it had, to come back for good; a newcomer those of its first chunk.
+int64_t Scheduler::BlocksToStart(const SequenceGroup& group) {
+  FindHits(group);
+  if (group.pinned) return int64_t{group.live_sequences()} * BlocksFor(group.tokens_max());
+  const int32_t hits = static_cast<int32_t>(hits_.size());
+  int64_t blocks = growth_blocks() - hits;
+  for (const int32_t block : hits_) blocks += pool_->references(block) == 0;
+  if (group.preemptions == 0) {
+    const int32_t first = hits * options_.block_tokens;
+    const int32_t chunk = budget_.Fits(first, group.prompt_tokens() - first, Phase::kPrefill);
+    return blocks + BlocksFor(first + chunk);
+  }
+  for (const Sequence& sequence : group.sequences) {
+    if (!sequence.finished) blocks += BlocksFor(sequence.length());
+  }
+  return blocks;
+}
+
+bool Scheduler::CanStart(const SequenceGroup& group) {
+  return sequences_running_ + group.live_sequences() <= options_.sequences_max &&
+         BlocksToStart(group) <= pool_->blocks_free();
+}
+
+// Gives the group its places, and a pinned one its blocks. False when there are not enough; nothing
+// has changed then.
+bool Scheduler::TryStart(SequenceGroup* group) {
+  if (!CanStart(*group)) return false;
+  queue_.Start(group, now_ns_);
   SetUpSequences(group);
   ChooseLeader(group);
+  AdoptHits(group);
   group->running = true;
-  sequences_running_ += live;
+  sequences_running_ += group->live_sequences();
   const auto behind = [](const SequenceGroup* a, const SequenceGroup* b) {
     return a->arrival < b->arrival;
   };
@@ -391,44 +423,6 @@ void Scheduler::Fork(SequenceGroup* group) {
   group->leader = -1;
 }
 
-// The least to recompute; of equals the last to arrive. Null when there is nobody.
-SequenceGroup* Scheduler::PickVictim(const SequenceGroup* spared, bool stalled_only) const {
-  SequenceGroup* victim = nullptr;
-  int64_t least = 0;
-  for (SequenceGroup* group : running_) {
-    if (!group->running || group->pinned || group == spared || !HoldsBlocks(*group)) continue;
-    if (stalled_only && !group->all_stalled()) continue;
-    const int64_t tokens = RecomputeTokens(*group);
-    if (victim != nullptr && tokens > least) continue;
-    victim = group;
-    least = tokens;
-  }
-  return victim;
-}
-
-// Back to the queue, at its old place. It stays in running_ until DropPreempted.
-void Scheduler::Preempt(SequenceGroup* group) {
-  for (Sequence& sequence : group->sequences) {
-    if (sequence.finished) continue;
-    sequence.recompute_end = std::max(sequence.recompute_end, sequence.computed);
-    sequence.computed = 0;
-    sequence.follows = false;
-    sequence.copy_from = sequence.copy_to = -1;
-    sequence.blocks.Clear();
-  }
-  sequences_running_ -= group->live_sequences();
-  group->running = false;
-  group->leader = -1;
-  ++group->preemptions;
-  group->pinned = group->preemptions >= options_.preemptions_max;
-  waiting_.emplace(group->arrival, group);
-  ++plan_.preemptions;
-}
-
-void Scheduler::DropPreempted() {
-  std::erase_if(running_, [](const SequenceGroup* group) { return !group->running; });
-}
-
 // The sequence outgrew the short regime: every key so far was made with the wrong factors. It gives
 // its blocks back and prefills anew, as any prompt does, and pays for it.
 void Scheduler::Cross(Sequence* sequence, const SequenceGroup& group) {
@@ -437,13 +431,6 @@ void Scheduler::Cross(Sequence* sequence, const SequenceGroup& group) {
   sequence->recompute_end = 0;
   sequence->prefill_end = sequence->length();
   sequence->regime = RopeRegime::kLong;
-}
-
-// What decode leaves of the step's tokens, and never less than prefill's floor.
-int32_t Scheduler::prefill_tokens_left() const {
-  const int32_t budget =
-      std::max(options_.step_tokens_max - plan_.decode_tokens, options_.prefill_tokens_min);
-  return budget - (plan_.tokens - plan_.decode_tokens);
 }
 
 // Blocks that prefill leaves free for those who decode: a quarter of a block each, that is four

@@ -9,8 +9,12 @@
 
 #include "model/batch.h"
 #include "scheduler/block_pool.h"
+#include "scheduler/prefix_key.h"
+#include "scheduler/priority_class.h"
 
 namespace tuppence {
+
+struct FairLane;
 
 struct Sequence {
   int32_t choice = 0;
@@ -36,12 +40,16 @@ struct Sequence {
   bool crossed() const { return prefill_end > prompt_tokens; }
   // Only its newest token is missing in the pages: it takes one token a step.
   bool decodes() const { return computed >= prefill_end && computed == length() - 1; }
+  bool ready_to_decode() const { return !finished && !follows && !stalled && decodes(); }
 };
 
 struct SequenceGroup {
-  int64_t arrival = 0;  // unique, in order of arrival: who came first goes first
+  int64_t arrival = 0;  // unique, in order of arrival
   int64_t tenant = 0;
+  PriorityClass priority_class = PriorityClass::kStandard;
+  int64_t weight_milli = 1000;  // the tenant's, in thousandths
   std::vector<int32_t> prompt;
+  std::vector<PrefixKey> prefix_keys;  // of the prompt's full blocks; empty: no prefix cache
   int32_t max_tokens = 0;
   std::vector<Sequence> sequences;  // one for each choice; set up by Scheduler::Add
 
@@ -49,24 +57,34 @@ struct SequenceGroup {
   int32_t prompt_scored = 0;  // positions whose logits have been scored; never twice
 
   // Scheduler's own.
+  FairLane* lane = nullptr;
   bool running = false;
-  bool pinned = false;  // never preempted again: everything it may need is set aside
+  bool pinned = false;       // never preempted again: everything it may need is set aside
+  bool keeps_place = false;  // started when its class was overdue: gives way to nobody
   int32_t preemptions = 0;
-  int32_t leader = -1;  // which sequence prefills for those that follow; -1: nobody follows
+  int32_t cached_tokens = 0;  // of the prompt: found in the prefix cache, never computed
+  int32_t leader = -1;        // which sequence prefills for those that follow; -1: nobody follows
 
   int32_t prompt_tokens() const { return static_cast<int32_t>(prompt.size()); }
   int32_t tokens_max() const { return prompt_tokens() + max_tokens; }
-  int32_t live_sequences() const {
-    int32_t live = 0;
-    for (const Sequence& sequence : sequences) live += !sequence.finished;
-    return live;
+  int32_t live_sequences() const;
+  bool all_stalled() const;
+  bool holds_blocks() const;
+  // Positions to compute before each choice can go on.
+  int64_t tokens_left() const;
+  // Positions that would have to be computed again: the shared prompt once, the rest for each
+  // choice.
+  int64_t recompute_tokens() const;
+
+  bool Leads(const Sequence& sequence) const { return leader == sequence.choice; }
+  // Has more than its newest token to compute. A leader prefills even while its own reader is slow:
+  // the others wait for it, and it draws nothing that its reader has no room for.
+  bool MustCatchUp(const Sequence& sequence) const {
+    if (sequence.finished || sequence.follows || sequence.decodes()) return false;
+    return !sequence.stalled || Leads(sequence);
   }
-  bool all_stalled() const {
-    for (const Sequence& sequence : sequences) {
-      if (!sequence.finished && !sequence.stalled) return false;
-    }
-    return true;
-  }
+  // Prompt positions are scored for one choice only.
+  bool IsFirstLive(const Sequence& sequence) const;
 };
 
 }  // namespace tuppence

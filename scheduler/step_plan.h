@@ -24,6 +24,7 @@ struct PlanEntry {
   int32_t score_end = 0;
 
   int32_t end() const { return first + tokens; }
+  int32_t logit_rows() const { return score_end - score_first + draws; }
   // Tokens computed a second time after a preemption: overhead, not the request's.
   int32_t recomputed_tokens() const {
     const int32_t until = sequence->recompute_end < end() ? sequence->recompute_end : end();

@@ -136,6 +136,26 @@ SamplingParams SamplingFromProto(const v1::SamplingParams& sampling,
   return params;
 }
 
+std::optional<PriorityClass> PriorityClassFromProto(v1::PriorityClass priority_class,
+                                                    std::vector<FieldViolation>* violations) {
+  switch (priority_class) {
+    case v1::PRIORITY_CLASS_UNSPECIFIED:
+      return std::nullopt;
+    case v1::PRIORITY_CLASS_INTERACTIVE:
+      return PriorityClass::kInteractive;
+    case v1::PRIORITY_CLASS_STANDARD:
+      return PriorityClass::kStandard;
+    case v1::PRIORITY_CLASS_BATCH:
+      return PriorityClass::kBatch;
+    default:
+      violations->push_back(
+          {"priority_class",
+           absl::StrCat("is ", static_cast<int>(priority_class),
+                        "; allowed is 1 (interactive), 2 (standard), 3 (batch) or none")});
+      return std::nullopt;
+  }
+}
+
 int32_t MaxTokensDefault(int64_t prompt_tokens, const ServedModel& model) {
   const int64_t left = model.context_tokens - prompt_tokens;
   return static_cast<int32_t>(std::clamp<int64_t>(left, 1, kMaxTokensDefaultMost));

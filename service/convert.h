@@ -26,6 +26,10 @@ Prompt TakePrompt(v1::TokenizeRequest* request, std::vector<FieldViolation>* vio
 SamplingParams SamplingFromProto(const v1::SamplingParams& sampling,
                                  const v1::OutputOptions& output);
 
+// None where it leaves the choice to us. A value that is no class becomes a violation.
+std::optional<PriorityClass> PriorityClassFromProto(v1::PriorityClass priority_class,
+                                                    std::vector<FieldViolation>* violations);
+
 // What is left of the context, at most 1,024; at least 1, so that a prompt which fills the context
 // is refused by the one check that has both numbers.
 int32_t MaxTokensDefault(int64_t prompt_tokens, const ServedModel& model);

@@ -25,6 +25,7 @@
 #include "service/rpc_call.h"
 #include "service/rpc_status.h"
 #include "service/service_counters.h"
+#include "service/tenants.h"
 
 namespace tuppence {
 namespace {
@@ -81,6 +82,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   absl::Status CheckBeforeWork(const v1::GenerateRequest& message, const Prompt& prompt,
                                const SamplingParams& sampling,
                                std::vector<FieldViolation> violations) const;
+  absl::Status AgreeTerms(std::optional<PriorityClass> asked);
   absl::Status Submit(Prompt prompt, SamplingParams sampling, const v1::GenerateRequest& message);
   void Pump();
   void Write();
@@ -94,6 +96,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   // Set by Accept, read only once the request is with the engine.
   CallIdentity identity_;
+  TenantTerms terms_;
   Shown shown_;
   uint64_t seed_ = 0;
   int32_t prompt_tokens_ = 0;
@@ -130,8 +133,10 @@ absl::Status GenerateCall::Accept(const grpc::ByteBuffer& bytes) {
   std::vector<FieldViolation> violations;
   Prompt prompt = TakePrompt(&message, &violations);
   SamplingParams sampling = SamplingFromProto(message.sampling(), message.output());
+  const auto asked = PriorityClassFromProto(message.priority_class(), &violations);
   absl::Status checked = CheckBeforeWork(message, prompt, sampling, std::move(violations));
   if (!checked.ok()) return checked;
+  if (absl::Status agreed = AgreeTerms(asked); !agreed.ok()) return agreed;
   deadline_ns_ = *deadline_ns;
   return Submit(std::move(prompt), std::move(sampling), message);
 }
@@ -155,6 +160,14 @@ absl::Status GenerateCall::CheckBeforeWork(const v1::GenerateRequest& message, c
   }
   CheckAgainstModel(sampling, message.output().no_text(), model, &violations);
   return violations.empty() ? absl::OkStatus() : InvalidFields(violations);
+}
+
+absl::Status GenerateCall::AgreeTerms(std::optional<PriorityClass> asked) {
+  terms_.priority_class = asked.value_or(terms_.priority_class);
+  if (parts_.tenants == nullptr) return absl::OkStatus();
+  const absl::StatusOr<TenantTerms> terms = parts_.tenants->TermsOf(identity_.tenant, asked);
+  if (terms.ok()) terms_ = *terms;
+  return terms.status();
 }
 
 absl::Status GenerateCall::Submit(Prompt prompt, SamplingParams sampling,
@@ -191,6 +204,8 @@ absl::Status GenerateCall::Submit(Prompt prompt, SamplingParams sampling,
   request.id = identity_.request_id;
   request.caller_id = identity_.caller_request_id;
   request.tenant = identity_.tenant;
+  request.priority_class = terms_.priority_class;
+  request.weight_milli = terms_.weight_milli;
   request.prompt = *std::move(ids);
   if (!sampling.ignore_eos) request.stop_ids = model.stop_ids;
   request.stop_ids.insert(request.stop_ids.end(), sampling.stop_ids.begin(),

@@ -228,6 +228,12 @@ void AddTokensAndSteps(std::vector<MetricSpec>& table) {
         "Logit rows with NaN or infinity"},
        {Id::kKvBlocksUsed, "tuppence_kv_blocks_used", kGauge, "", "KV blocks in use"},
        {Id::kKvBlocksFree, "tuppence_kv_blocks_free", kGauge, "", "KV blocks that are free"},
+       {Id::kKvBlocksCached, "tuppence_kv_blocks_cached", kGauge, "",
+        "Those of the free ones that hold a prompt's beginning, to be used again"},
+       {Id::kPrefixPromptTokens, "tuppence_prefix_cache_prompt_tokens_total", kCounter, "tokens",
+        "Prompt tokens of started requests that could have used the prefix cache"},
+       {Id::kPrefixHitTokens, "tuppence_prefix_cache_hit_tokens_total", kCounter, "tokens",
+        "Those of them that were found there, and neither computed nor billed"},
        {Id::kPreemptions, "tuppence_preemptions_total", kCounter, "",
         "Sequences that gave their blocks back and were computed again"}});
 }

@@ -55,6 +55,9 @@ enum class MetricId : int {
   // Memory for keys and values.
   kKvBlocksUsed,
   kKvBlocksFree,
+  kKvBlocksCached,
+  kPrefixPromptTokens,
+  kPrefixHitTokens,
   kPreemptions,
   // The books.
   kMachineSeconds,

@@ -70,6 +70,9 @@ void AddEngine(const EngineSnapshot& engine, MetricPage* page) {
   page->Add(MetricId::kRowsNotFinite, engine.rows_not_finite);
   page->Add(MetricId::kKvBlocksUsed, engine.blocks_used);
   page->Add(MetricId::kKvBlocksFree, engine.blocks_total - engine.blocks_used);
+  page->Add(MetricId::kKvBlocksCached, engine.blocks_cached);
+  page->Add(MetricId::kPrefixPromptTokens, engine.prefix.prompt_tokens);
+  page->Add(MetricId::kPrefixHitTokens, engine.prefix.hit_tokens);
   page->Add(MetricId::kPreemptions, engine.preemptions);
   page->Add(MetricId::kStepModelError, engine.step_model_error_p50, {"50"});
   page->Add(MetricId::kStepModelError, engine.step_model_error_p95, {"95"});
@@ -88,7 +91,9 @@ void AddVllm(const ServiceParts& parts, const EngineSnapshot& engine, MetricPage
   page->Add(MetricId::kVllmSleepState, 0, {"discard_all"});
   page->Add(MetricId::kVllmCacheConfig, 1,
             {absl::StrCat(parts.model->kv_block_tokens), absl::StrCat(engine.blocks_total),
-             parts.model->kv_type, "False"});
+             parts.model->kv_type, engine.prefix_cache ? "True" : "False"});
+  page->Add(MetricId::kVllmPrefixQueries, engine.prefix.prompt_tokens);
+  page->Add(MetricId::kVllmPrefixHits, engine.prefix.hit_tokens);
   page->Add(MetricId::kVllmPreemptions, engine.preemptions);
 }
 

@@ -244,9 +244,6 @@ void ObservedMetrics::AddVllm(const Counts& counts, MetricPage* page) const {
   page->Add(MetricId::kVllmPromptTokensCached, cached);
   page->Add(MetricId::kVllmPromptTokensRecomputed, static_cast<double>(counts.recomputed_tokens));
   page->Add(MetricId::kVllmGenerationTokens, static_cast<double>(counts.generated_tokens));
-  // There is no prefix cache to ask yet: as vLLM with its own turned off.
-  page->Add(MetricId::kVllmPrefixQueries, 0);
-  page->Add(MetricId::kVllmPrefixHits, cached);
   for (size_t i = 0; i < kVllmReasons.size(); ++i) {
     page->Add(MetricId::kVllmRequestSuccess, static_cast<double>(counts.finished[i]),
               {kVllmReasons[i]});

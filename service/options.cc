@@ -74,6 +74,15 @@ void AddLimits(Table& table, ServeOptions* options) {
       .Add("tenant-tokens-max", &options->tenant_tokens_max,
            "prompt tokens of each tenant's requests")
       ->check(positive);
+  table
+      .Add("prefix-cache", &options->prefix_cache,
+           "prompts that begin as an earlier one of their tenant did are computed from where they "
+           "part; the same bits either way")
+      ->check(CLI::IsMember({"on", "off"}));
+  table
+      .Add("tenants", &options->tenants,
+           "what each tenant is granted (JSON): weight, classes, limits; read again on SIGHUP")
+      ->type_name("FILE");
   table.Add("tenant-header", &options->tenant_header,
             "metadata key that names the tenant, set by a trusted hop; without one everybody is "
             "tenant \"unknown\"");
@@ -88,6 +97,13 @@ void AddLimits(Table& table, ServeOptions* options) {
                    "longest time for one request; later or absent deadlines become this");
   table.AddSeconds("stall-seconds", &options->stall_seconds,
                    "a caller that takes nothing for so long is cut off");
+  table
+      .Add("itl-target-ms", &options->itl_target_ms,
+           "time between two tokens of a running answer that counts as good service: prompts are "
+           "cut so that a step stays within it, by the fitted model, and capacity is measured "
+           "against it; 0: chunks follow from --step-tokens-max alone")
+      ->check(CLI::Range(0.0, 1e7))
+      ->type_name("MS");
   table.AddSeconds("hang-seconds", &options->hang_seconds,
                    "an engine without progress for so long makes the service not ready");
   table.AddSeconds("drain-seconds", &options->drain_seconds,
@@ -236,11 +252,6 @@ void AddServeFlags(CLI::App& app, ServeOptions* options) {
       ->check(CLI::Range(1, 400));
   table.Add("instance", &options->instance,
             "this machine's name in the store, as its bill has it; the host's name otherwise");
-  table
-      .AddSeconds("inter-token-target-seconds", &options->inter_token_target_seconds,
-                  "time between two tokens of an answer that still counts as good service: "
-                  "tuppence_capacity_used_ratio is measured against it")
-      ->check(CLI::PositiveNumber);
   table
       .Add("conservation-drill-ns", &options->conservation_drill_ns,
            "a fire drill: shown as the ledger's error in /metrics, to see its alert fire")

@@ -49,6 +49,8 @@ struct ServeOptions {
   int64_t queue_tokens_max = int64_t{4} << 20;
   int64_t tenant_requests_max = 4096;
   int64_t tenant_tokens_max = int64_t{4} << 20;
+  std::string prefix_cache = "on";
+  std::string tenants;  // a file; "": all are alike
   std::string tenant_header;
   bool strict = false;
 
@@ -68,8 +70,8 @@ struct ServeOptions {
   std::string usage_store;      // "": nothing is kept
   std::string when_unrecordable = "refuse";
   int keep_requests_days = 90;
-  std::string instance;                     // "": the host's name
-  double inter_token_target_seconds = 0.1;  // what capacity is measured against
+  std::string instance;        // "": the host's name
+  double itl_target_ms = 100;  // of running streams; 0: no limit in time
   int64_t conservation_drill_ns = 0;
 
   std::string log_level = "info";

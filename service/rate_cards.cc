@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <fstream>
-#include <initializer_list>
 #include <iterator>
 #include <optional>
 #include <set>
@@ -28,19 +27,6 @@ constexpr size_t kCardsMax = 10'000;
 
 absl::Status Wrong(const std::string& where, const std::string& what) {
   return absl::InvalidArgumentError(absl::StrCat(where, ": ", what));
-}
-
-// Keys outside `allowed` are most often misspelt ones, and would change a price in silence.
-absl::Status CheckKeys(const Json& object, const std::string& where,
-                       std::initializer_list<const char*> allowed) {
-  if (!object.is_object()) return Wrong(where, "must be an object {...}");
-  for (const auto& [key, value] : object.items()) {
-    if (std::find(allowed.begin(), allowed.end(), key) == allowed.end()) {
-      return Wrong(where, absl::StrCat("\"", key, "\" is not known here; there may be ",
-                                       absl::StrJoin(allowed, ", ")));
-    }
-  }
-  return absl::OkStatus();
 }
 
 absl::StatusOr<std::string> TextAt(const Json& object, const char* key, const std::string& where) {

@@ -29,6 +29,7 @@ inline constexpr char kMalformedMessage[] = "MALFORMED_MESSAGE";  // INVALID_ARG
 inline constexpr char kModelNotFound[] = "MODEL_NOT_FOUND";       // NOT_FOUND
 inline constexpr char kNoTokenizer[] = "NO_TOKENIZER";            // FAILED_PRECONDITION
 inline constexpr char kNoChatTemplate[] = "NO_CHAT_TEMPLATE";     // FAILED_PRECONDITION
+inline constexpr char kClassNotAllowed[] = "CLASS_NOT_ALLOWED";   // PERMISSION_DENIED
 inline constexpr char kUnrecordable[] = "UNRECORDABLE";           // UNAVAILABLE
 }  // namespace reason
 

@@ -33,6 +33,7 @@
 #include "service/service_parts.h"
 #include "service/signals.h"
 #include "service/status_page.h"
+#include "service/tenants.h"
 #include "service/usage_store.h"
 #include "service/version.h"
 
@@ -104,13 +105,18 @@ ServerOptions ServerOptionsOf(const ServeOptions& options) {
   return server;
 }
 
+// What capacity is measured against: where there is no target, the default one.
+double ItlTargetMs(const ServeOptions& options) {
+  return options.itl_target_ms > 0 ? options.itl_target_ms : ServeOptions().itl_target_ms;
+}
+
 MetricsOptions MetricsOptionsOf(const ServeOptions& options, const ServedModel& model) {
   MetricsOptions metrics;
   metrics.model_name = model.name;
   metrics.context_tokens = model.context_tokens;
   metrics.capacity = {.sequences_max = model.sequences_max,
                       .pool_tokens = int64_t{model.kv_blocks} * model.kv_block_tokens,
-                      .inter_token_target_seconds = options.inter_token_target_seconds};
+                      .inter_token_target_seconds = ItlTargetMs(options) / 1e3};
   metrics.conservation_drill_ns = options.conservation_drill_ns;
   return metrics;
 }
@@ -120,6 +126,8 @@ void SetEngineOptions(const ServeOptions& options, int64_t started_ns, const Rat
   engine->inbox_max = static_cast<int32_t>(
       std::min<int64_t>(options.queue_requests_max, std::numeric_limits<int32_t>::max()));
   engine->stall_limit_ns = Ns(options.stall_seconds);
+  engine->itl_target_ns = std::llround(options.itl_target_ms * 1e6);
+  engine->prefix_cache = options.prefix_cache == "on";
   engine->process_start_ns = started_ns;
   engine->rate_card = rate_card;
 }
@@ -274,9 +282,19 @@ void FollowRates(int64_t utc_ns, bool read_again, RateSource* rates, Engine* eng
   spdlog::info("{}", rates->Describe(utc_ns));
 }
 
+void ReadTenantsAgain(Tenants* tenants) {
+  const absl::Status read = tenants->Reload();
+  if (read.ok()) {
+    spdlog::info("SIGHUP: the tenants were read again");
+  } else {
+    spdlog::error("SIGHUP: tenants stay as they are: {}", std::string(read.message()));
+  }
+}
+
 // Serves until a signal or the engine's failure. The exit code.
 int ServeUntilStopped(const ServeOptions& options, const Clock& clock, Signals* signals,
-                      RateSource* rates, Server* server, Engine* engine, Bookkeeper* books) {
+                      RateSource* rates, Tenants* tenants, Server* server, Engine* engine,
+                      Bookkeeper* books) {
   int hangups = 0;
   const auto next_look_ns = [&] {
     const int64_t utc_ns = clock.UtcNs();
@@ -284,7 +302,10 @@ int ServeUntilStopped(const ServeOptions& options, const Clock& clock, Signals* 
   };
   while (signals->WaitForMoreThan(0, next_look_ns()) == 0) {
     const int hangups_before = std::exchange(hangups, signals->hangups());
-    FollowRates(clock.UtcNs(), hangups > hangups_before, rates, engine);
+    const bool read_again = hangups > hangups_before;
+    if (read_again && tenants->has_file()) ReadTenantsAgain(tenants);
+    const bool rates_too = rates->has_file() || !tenants->has_file();
+    FollowRates(clock.UtcNs(), read_again && rates_too, rates, engine);
     if (!engine->Snapshot().failed) continue;
     spdlog::error("the engine has failed; ending, so that a new process can start");
     server->SetNotServing();
@@ -337,6 +358,9 @@ int Check(const ServeOptions& options, const CLI::App& flags) {
   if (absl::Status status = CheckFiles(options); !status.ok()) return Fail(status);
   const auto prices = ReadPrices(options, SteadyClock().UtcNs());
   if (!prices.ok()) return Fail(prices.status());
+  AdmissionControl admission(AdmissionOf(options));
+  const auto tenants = Tenants::Open(options.tenants, &admission);
+  if (!tenants.ok()) return Fail(tenants.status());
   const auto loaded = LoadAndTell(options);
   if (!loaded.ok()) return Fail(loaded.status());
   spdlog::info("everything was checked; nothing is served because of --check");
@@ -354,6 +378,9 @@ int Serve(const ServeOptions& options) {
   RateSource& rates = prices->rates;
   auto admin = AdminServer::Start(options.admin_host, options.admin_port, Pages(&state));
   if (!admin.ok()) return Fail(admin.status());
+  AdmissionControl admission(AdmissionOf(options));
+  const auto tenants = Tenants::Open(options.tenants, &admission);
+  if (!tenants.ok()) return Fail(tenants.status());
   auto store = OpenStore(options, started_ns, &clock);
   if (!store.ok()) return Fail(store.status());
   auto loaded = LoadAndTell(options);
@@ -370,7 +397,7 @@ int Serve(const ServeOptions& options) {
         (*loaded)->served.name, (*loaded)->served.arithmetic_id, rates.machine_share_ppm());
     if (!named.ok()) return Fail(named);
   }
-  AdmissionControl admission(AdmissionOf(options));
+  engine_options.secret = DrawServerSecret();
   Engine engine(engine_options, (*loaded)->executor(), (*loaded)->served.tokenizer.get(), &clock);
   CallRegistry calls;
   ServiceCounters counters;
@@ -389,7 +416,8 @@ int Serve(const ServeOptions& options) {
                      .counters = &counters,
                      .limits = CallLimitsOf(options, (*loaded)->served),
                      .metrics = &metrics,
-                     .books = &*books};
+                     .books = &*books,
+                     .tenants = tenants->get()};
   if (*store != nullptr) parts.store = [&books] { return books->Snapshot(); };
   engine.Start();
   auto server = Server::Start(ServerOptionsOf(options), parts);
@@ -403,8 +431,8 @@ int Serve(const ServeOptions& options) {
   state.server = server->get();
   spdlog::info("ready after {:.1f} seconds; Ctrl-C drains and ends",
                (clock.NowNs() - started_ns) / 1e9);
-  const int code =
-      ServeUntilStopped(options, clock, &signals, &rates, server->get(), &engine, &*books);
+  const int code = ServeUntilStopped(options, clock, &signals, &rates, tenants->get(),
+                                     server->get(), &engine, &*books);
   admin->reset();  // its pages look at the parts below
   engine.Stop();
   books.reset();  // the last period is in it

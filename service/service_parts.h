@@ -15,6 +15,7 @@ class Clock;
 class Engine;
 class Metrics;
 class RequestLog;
+class Tenants;
 class ServiceCounters;
 struct ServedModel;
 struct StoreState;
@@ -39,6 +40,7 @@ struct ServiceParts {
   Metrics* metrics = nullptr;                   // null where no admin port asks
   std::function<StoreState()> store = nullptr;  // how the usage store fares; empty: there is none
   const Bookkeeper* books = nullptr;            // null in tests: everything may be recorded
+  const Tenants* tenants = nullptr;             // null: all are alike
 };
 
 }  // namespace tuppence

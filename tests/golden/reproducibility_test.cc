@@ -1,8 +1,10 @@
 // The same request gives the same tokens and the same log-probabilities, bit for bit: alone with
-// room to spare, or among others in a pool so small that prompts are cut into chunks and sequences
-// are preempted. The real engine and scheduler over the real kernels; only the clock is made.
+// room to spare, or among others in a pool so small that prompts are cut into chunks, found in part
+// in the prefix cache, and sequences are preempted. The real engine and scheduler over the real
+// kernels; only the clock is made.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 
 #include "model/checkpoint.h"
@@ -91,9 +93,12 @@ class Machine {
     }
     for (const Request& request : submitted) answers.push_back(Take(*request.stream));
     *preemptions = engine.Snapshot().preemptions;
+    hit_tokens_ += engine.Snapshot().prefix.hit_tokens;
     EXPECT_EQ(engine.Snapshot().blocks_used, 0);
     return answers;
   }
+
+  int64_t hit_tokens() const { return hit_tokens_; }  // of all runs
 
  private:
   static Answer Take(TokenStream& stream) {
@@ -115,6 +120,7 @@ class Machine {
     return answer;
   }
 
+  int64_t hit_tokens_ = 0;
   Config config_;
   DType kv_;
   std::vector<uint64_t> mapped_;
@@ -127,6 +133,10 @@ std::vector<Request> RandomRequests(const Config& config, uint32_t seed, int cou
   const auto draw = [&random](int low, int high) {
     return std::uniform_int_distribution<int>(low, high)(random);
   };
+  // Every other prompt begins as the others do.
+  std::vector<int32_t> shared(64);
+  std::mt19937 shared_random(seed);
+  for (int32_t& token : shared) token = static_cast<int32_t>(shared_random() % config.vocab);
   std::vector<Request> requests(count);
   for (int i = 0; i < count; ++i) {
     Request& request = requests[i];
@@ -134,6 +144,10 @@ std::vector<Request> RandomRequests(const Config& config, uint32_t seed, int cou
     request.tenant = "unknown";
     const int prompt_tokens = draw(1, 90);
     for (int t = 0; t < prompt_tokens; ++t) request.prompt.push_back(draw(0, config.vocab - 1));
+    if (i % 2 == 0) {
+      std::copy_n(shared.begin(), std::min(shared.size(), request.prompt.size()),
+                  request.prompt.begin());
+    }
     SamplingParams& sampling = request.sampling;
     sampling.max_tokens = draw(1, 50);
     sampling.choices = draw(0, 3) == 0 ? draw(2, 3) : 1;
@@ -179,6 +193,7 @@ TEST_P(ReproducibilityTest, AnswersAreTheSameAloneAndInATightCrowd) {
     }
   }
   EXPECT_GT(preemptions, 0) << "the pool was not tight enough to show anything";
+  EXPECT_GT(machine.hit_tokens(), 0) << "no prompt was found again";
 }
 
 TEST_P(ReproducibilityTest, TheFirstOfSeveralChoicesEqualsASingleOne) {

@@ -48,6 +48,21 @@ TEST(AdmissionTest, AFullTenantRefusesAsExhaustedAndNamesTheTenant) {
   EXPECT_EQ(admission.snapshot().refused_tenant, 1);
 }
 
+TEST(AdmissionTest, ATenantMayHaveLimitsOfItsOwn) {
+  AdmissionControl admission(SmallLimits());
+  admission.SetTenantLimits({{"small", {1, 10}}, {"shut", {0, 0}}}, {2, 60});
+  EXPECT_EQ(RefusalOf(admission.Reserve("small", 11).status())->reason, reason::kTenantQueueFull);
+  const auto only = admission.Reserve("small", 10);
+  ASSERT_TRUE(only.ok());
+  const absl::Status refused = admission.Reserve("small", 0).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(RefusalOf(refused)->retry_after_ms, 250);
+  EXPECT_FALSE(admission.Reserve("shut", 0).ok());
+  EXPECT_TRUE(admission.Reserve("other", 60).ok());
+  admission.SetTenantLimits({}, {3, 60});
+  EXPECT_TRUE(admission.Reserve("small", 0).ok()) << "what it holds counts on";
+}
+
 TEST(AdmissionTest, PromptTokensAreCappedToo) {
   AdmissionControl admission(SmallLimits());
   EXPECT_EQ(admission.Reserve("a", 61).status().code(), absl::StatusCode::kResourceExhausted);

@@ -35,7 +35,9 @@ struct Workload {
   int32_t slow_percent = 0;
   int32_t penalty_percent = 0;
   int32_t prompt_logprobs_percent = 0;
+  int32_t shared_percent = 0;  // prompts that begin alike
   int32_t tenants = 1;
+  int32_t classes = 1;
 };
 
 Workload DrawWorkload(Draw& draw) {
@@ -49,6 +51,8 @@ Workload DrawWorkload(Draw& draw) {
   options.prefill_tokens_min = draw.Between(1, 6);
   options.step_tokens_max = options.prefill_tokens_min + draw.Between(0, 24);
   options.context_tokens = 64;
+  // By the default costs a step takes 5 ms and a little, so that this cuts everything short.
+  if (draw.Chance(40)) options.itl_target_ns = 1'000'000 * draw.Between(1, 12);
   options.stall_limit_ns = draw.Chance(50) ? 20'000'000 : 2'000'000'000;
   if (draw.Chance(40)) options.positions_original = draw.Between(8, 30);
   if (draw.Chance(30)) options.rope_policy = RopePolicy::kAdmission;
@@ -59,7 +63,11 @@ Workload DrawWorkload(Draw& draw) {
   if (draw.Chance(40)) workload.slow_percent = draw.Between(5, 60);
   if (draw.Chance(40)) workload.penalty_percent = 50;
   if (draw.Chance(40)) workload.prompt_logprobs_percent = 50;
+  if (draw.Chance(60)) workload.shared_percent = draw.Between(20, 100);
+  options.prefix_cache = draw.Chance(80);
   workload.tenants = draw.Between(1, 3);
+  workload.classes = draw.Between(1, kPriorityClasses);
+  if (draw.Chance(30)) options.class_wait_max_ns = {0, 5'000'000, 20'000'000};
   return workload;
 }
 
@@ -71,9 +79,13 @@ Request DrawRequest(const Workload& workload, int32_t number, int64_t now_ns, Dr
       std::min(options.context_tokens, options.blocks / choices * options.block_tokens);
   const int32_t prompt_tokens = draw.Between(1, tokens_max - 1);
   const int32_t max_tokens = draw.Between(1, tokens_max - prompt_tokens);
-  Request request = MakeRequest(absl::StrCat("r", number), prompt_tokens, max_tokens, draw.Seed(),
+  // Equal seeds: one prompt is the other's beginning.
+  const uint64_t seed = draw.Chance(workload.shared_percent) ? draw.Between(1, 3) : draw.Seed();
+  Request request = MakeRequest(absl::StrCat("r", number), prompt_tokens, max_tokens, seed,
                                 {.tokens_max = draw.Between(1, 6)});
   request.tenant = absl::StrCat("tenant", draw.Between(1, workload.tenants));
+  request.priority_class = static_cast<PriorityClass>(draw.Between(0, workload.classes - 1));
+  request.weight_milli = draw.Between(1, 5000);
   request.sampling.choices = choices;
   request.sampling.min_tokens = draw.Between(0, max_tokens);
   if (draw.Chance(50)) request.stop_ids = {draw.Between(0, kTestVocab - 1), 5, 6};
@@ -108,6 +120,7 @@ class Simulation {
   }
 
   uint64_t trace() const { return harness_.trace(); }
+  int64_t hit_tokens() { return harness_.engine().Snapshot().prefix.hit_tokens; }
   int64_t preemptions() { return harness_.engine().Snapshot().preemptions; }
 
  private:
@@ -159,6 +172,11 @@ class Simulation {
           EXPECT_NE(harness_.request(i).deadline_ns, kNever);
           harness_.ExpectPart(i, absl::StatusCode::kDeadlineExceeded, FinishReason::kDeadline);
           break;
+        case absl::StatusCode::kUnavailable:
+          EXPECT_NE(harness_.request(i).deadline_ns, kNever) << end.status;
+          EXPECT_EQ(end.usage.steps, 0) << "it never ran";
+          harness_.ExpectPart(i, absl::StatusCode::kUnavailable, FinishReason::kDeadline);
+          break;
         default:
           ADD_FAILURE() << end.status;
       }
@@ -201,14 +219,17 @@ uint64_t Seeds() {
 
 TEST(EngineRandomTest, EachRequestGetsWhatItWouldGetAlone) {
   int64_t preemptions = 0;
+  int64_t hit_tokens = 0;
   for (uint64_t seed = 1; seed <= Seeds(); ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
     Simulation simulation(seed);
     simulation.Run();
     preemptions += simulation.preemptions();
+    hit_tokens += simulation.hit_tokens();
     if (::testing::Test::HasFailure()) break;  // one seed to replay is enough
   }
   EXPECT_GT(preemptions, 100) << "the pools are too large to test anything";
+  EXPECT_GT(hit_tokens, 1000) << "no prefix was found again";
 }
 
 TEST(EngineRandomTest, TheSameSeedGivesTheSameTrace) {

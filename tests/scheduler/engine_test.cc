@@ -108,6 +108,46 @@ TEST(EngineTest, ADeadlineEndsARequestInTheQueueAndARunningOne) {
   harness.ExpectAtRest();
 }
 
+TEST(EngineTest, WhatCannotStartBeforeItsDeadlineIsRefusedAtOnce) {
+  EngineOptions options = SmallEngineOptions();
+  options.sequences_max = 1;
+  EngineHarness harness(options);
+  // One ends every 10 ms or so.
+  for (int32_t i = 0; i < 8; ++i) harness.Submit(MakeRequest("r", 4, 10, i + 1));
+  while (!harness.ended(3)) harness.Step();
+  Request hopeless = MakeRequest("hopeless", 4, 10);
+  hopeless.deadline_ns = harness.clock().NowNs() + 20'000'000;
+  Request in_time = MakeRequest("in time", 4, 10);
+  in_time.deadline_ns = harness.clock().NowNs() + 300'000'000;
+  const int32_t refused = harness.Submit(hopeless);
+  const int32_t accepted = harness.Submit(in_time);
+  harness.Step();
+  ASSERT_TRUE(harness.ended(refused));
+  harness.ExpectPart(refused, absl::StatusCode::kUnavailable, FinishReason::kDeadline);
+  const absl::Status& status = harness.received(refused).end->status;
+  EXPECT_EQ(ReasonOf(status), reason::kDeadlineUnreachable);
+  EXPECT_GE(RefusalOf(status)->retry_after_ms, options.retry_after_ms);
+  EXPECT_EQ(MetadataOf(status, "requests_ahead"), "4");
+  EXPECT_EQ(harness.received(refused).end->cost.machine_ns, 0);
+  harness.Run();
+  harness.ExpectWhole(accepted);
+  harness.ExpectAtRest();
+}
+
+TEST(EngineTest, AnotherTenantsFloodDoesNotMakeADeadlineUnreachable) {
+  EngineOptions options = SmallEngineOptions();
+  options.sequences_max = 1;
+  EngineHarness harness(options);
+  for (int32_t i = 0; i < 30; ++i) harness.Submit(MakeRequest("flood", 4, 10, i + 1));
+  while (!harness.ended(3)) harness.Step();
+  Request other = MakeRequest("other", 4, 10);
+  other.tenant = "other";
+  other.deadline_ns = harness.clock().NowNs() + 60'000'000;
+  const int32_t index = harness.Submit(other);
+  while (!harness.ended(index)) harness.Step();
+  harness.ExpectWhole(index);
+}
+
 TEST(EngineTest, ANumberThatIsNotFiniteEndsThatRequestAlone) {
   EngineHarness harness(SmallEngineOptions());
   Request bad = MakeRequest("bad", 6, 20, /*seed=*/66);
@@ -144,7 +184,9 @@ TEST(EngineTest, BlocksThatHeldNoNumbersAreZeroedBeforeTheyAreUsedAgain) {
 }
 
 TEST(EngineTest, BlocksThatChangeTenantAreZeroed) {
-  EngineHarness harness(SmallEngineOptions());
+  EngineOptions options = SmallEngineOptions();
+  options.prefix_cache = false;  // nothing is left for the first tenant
+  EngineHarness harness(options);
   size_t zeroed = 0;
   harness.executor().on_launch = [&](const BlockWork& blocks, const Batch&,
                                      std::span<const SamplingRow>) {

@@ -1,89 +1,16 @@
 // The scheduler's policy, settled without threads, clocks or a device: the test plays the engine.
 #include "scheduler/scheduler.h"
 
-#include <memory>
-#include <numeric>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/scheduler/scheduler_player.h"
 
 namespace tuppence {
 namespace {
 
-SchedulerOptions SmallOptions() {
-  return {.block_tokens = 4,
-          .sequences_max = 8,
-          .step_tokens_max = 16,
-          .prefill_tokens_min = 4,
-          .logit_rows_max = 8,
-          .positions_original = 0,
-          .rope_policy = RopePolicy::kExact,
-          .preemptions_max = 3};
-}
-
-class Player {
- public:
-  Player(const SchedulerOptions& options, int32_t blocks)
-      : pool_(blocks), scheduler_(options, &pool_) {}
-
-  SequenceGroup* Add(int32_t prompt_tokens, int32_t max_tokens, int32_t choices = 1) {
-    groups_.push_back(std::make_unique<SequenceGroup>());
-    SequenceGroup* group = groups_.back().get();
-    group->arrival = static_cast<int64_t>(groups_.size());
-    group->prompt.resize(prompt_tokens);
-    std::iota(group->prompt.begin(), group->prompt.end(), 0);
-    group->max_tokens = max_tokens;
-    scheduler_.Add(group, choices);
-    return group;
-  }
-
-  const StepPlan& Plan() { return scheduler_.PlanStep(); }
-
-  // Draws a token for everyone who draws; whoever has all its tokens ends.
-  void Complete(const StepPlan& plan) {
-    scheduler_.CompleteStep();
-    for (const PlanEntry& entry : plan.entries) {
-      if (!entry.draws) continue;
-      for (Sequence& sequence : entry.group->sequences) {
-        if (sequence.finished || (!entry.draws_for_all && &sequence != entry.sequence)) continue;
-        sequence.tokens.push_back(7);
-        if (sequence.output_tokens() < entry.group->max_tokens) {
-          scheduler_.Continue(&sequence, entry.group);
-        } else {
-          scheduler_.Finish(&sequence, entry.group);
-        }
-      }
-      if (entry.group->live_sequences() == 0) scheduler_.Remove(entry.group, /*tainted=*/false);
-    }
-  }
-
-  int32_t Step() {
-    const StepPlan& plan = Plan();
-    const int32_t tokens = plan.tokens;
-    Complete(plan);
-    return tokens;
-  }
-
-  BlockPool& pool() { return pool_; }
-  Scheduler& scheduler() { return scheduler_; }
-
- private:
-  BlockPool pool_;
-  std::vector<std::unique_ptr<SequenceGroup>> groups_;
-  Scheduler scheduler_;
-};
-
-// Tokens that the plan gives to the group's sequences.
-int32_t TokensOf(const StepPlan& plan, const SequenceGroup* group) {
-  int32_t tokens = 0;
-  for (const PlanEntry& entry : plan.entries) {
-    if (entry.group == group) tokens += entry.tokens;
-  }
-  return tokens;
-}
-
 TEST(SchedulerTest, ALongPromptIsCutIntoChunksUnderTheStepBudget) {
-  Player player(SmallOptions(), 64);
+  SchedulerPlayer player(SmallSchedulerOptions(), 64);
   const SequenceGroup* group = player.Add(40, 4);
   for (const int32_t chunk : {16, 16, 8}) {
     const StepPlan& plan = player.Plan();
@@ -95,7 +22,7 @@ TEST(SchedulerTest, ALongPromptIsCutIntoChunksUnderTheStepBudget) {
 }
 
 TEST(SchedulerTest, RunningSequencesDecodeInEveryStepBesideALongPrompt) {
-  Player player(SmallOptions(), 64);
+  SchedulerPlayer player(SmallSchedulerOptions(), 64);
   const SequenceGroup* running = player.Add(4, 30);
   player.Step();
   const SequenceGroup* prompt = player.Add(60, 4);
@@ -108,9 +35,9 @@ TEST(SchedulerTest, RunningSequencesDecodeInEveryStepBesideALongPrompt) {
 }
 
 TEST(SchedulerTest, PrefillKeepsItsFloorInAStepFullOfDecodes) {
-  SchedulerOptions options = SmallOptions();
+  SchedulerOptions options = SmallSchedulerOptions();
   options.step_tokens_max = 6;
-  Player player(options, 64);
+  SchedulerPlayer player(options, 64);
   for (int32_t i = 0; i < 5; ++i) player.Add(1, 30);
   player.Step();
   player.Step();
@@ -123,8 +50,37 @@ TEST(SchedulerTest, PrefillKeepsItsFloorInAStepFullOfDecodes) {
   }
 }
 
+TEST(SchedulerTest, AStepStaysWithinTheTimeTargetAndThePromptStillComesThrough) {
+  SchedulerOptions options = SmallSchedulerOptions();
+  options.step_tokens_max = 64;
+  options.itl_target_ns = 3000;
+  SchedulerPlayer player(options, 64);
+  const StepCostCoefficients costs = {
+      .launch_ns = 100, .weights_ns = 900, .token_ns = 100, .attention_ns = 1, .kv_read_ns = 1};
+  player.scheduler().SetCosts(costs);
+  const StepCostModel model(costs, 0);
+  const SequenceGroup* running = player.Add(4, 60);
+  player.Step();
+  SequenceGroup* prompt = player.Add(120, 4);
+  int32_t steps = 0;
+  for (; prompt->sequences[0].computed < 120; ++steps) {
+    const StepPlan& plan = player.Plan();
+    StepWork work;
+    for (const PlanEntry& entry : plan.entries) {
+      work.Add(WorkOf(entry.first, entry.end(), entry.phase));
+    }
+    EXPECT_LE(model.StepNs(work), 3000);
+    EXPECT_EQ(TokensOf(plan, running), 1);
+    EXPECT_GE(TokensOf(plan, prompt), 4) << "a block at least";
+    EXPECT_LT(TokensOf(plan, prompt), 30);
+    player.Complete(plan);
+  }
+  EXPECT_GT(steps, 4);
+  EXPECT_LT(steps, 30);
+}
+
 TEST(SchedulerTest, SeveralPromptsStartInOneStep) {
-  Player player(SmallOptions(), 64);
+  SchedulerPlayer player(SmallSchedulerOptions(), 64);
   const SequenceGroup* first = player.Add(5, 4);
   const SequenceGroup* second = player.Add(5, 4);
   const SequenceGroup* third = player.Add(9, 4);
@@ -135,9 +91,9 @@ TEST(SchedulerTest, SeveralPromptsStartInOneStep) {
 }
 
 TEST(SchedulerTest, PlacesLimitWhoRuns) {
-  SchedulerOptions options = SmallOptions();
+  SchedulerOptions options = SmallSchedulerOptions();
   options.sequences_max = 3;
-  Player player(options, 64);
+  SchedulerPlayer player(options, 64);
   player.Add(2, 4);
   player.Add(2, 4, /*choices=*/3);
   const SequenceGroup* third = player.Add(2, 4);
@@ -148,7 +104,7 @@ TEST(SchedulerTest, PlacesLimitWhoRuns) {
 }
 
 TEST(SchedulerTest, PreemptsWhoHasLeastToRecompute) {
-  Player player(SmallOptions(), 9);
+  SchedulerPlayer player(SmallSchedulerOptions(), 9);
   SequenceGroup* big = player.Add(15, 18);   // 4 blocks
   SequenceGroup* small = player.Add(7, 18);  // 2 blocks
   while (big->preemptions + small->preemptions == 0) player.Step();
@@ -158,7 +114,7 @@ TEST(SchedulerTest, PreemptsWhoHasLeastToRecompute) {
 }
 
 TEST(SchedulerTest, OfEqualsTheLastToArriveIsPreempted) {
-  Player player(SmallOptions(), 6);
+  SchedulerPlayer player(SmallSchedulerOptions(), 6);
   SequenceGroup* first = player.Add(8, 12);
   SequenceGroup* second = player.Add(8, 12);
   while (first->preemptions + second->preemptions == 0) player.Step();
@@ -166,7 +122,7 @@ TEST(SchedulerTest, OfEqualsTheLastToArriveIsPreempted) {
 }
 
 TEST(SchedulerTest, AfterThreePreemptionsARequestIsPinnedAndKeepsItsPlace) {
-  Player player(SmallOptions(), 12);
+  SchedulerPlayer player(SmallSchedulerOptions(), 12);
   SequenceGroup* victim = player.Add(4, 40);
   int32_t added = 0;
   for (int32_t step = 0; step < 2000 && victim->live_sequences() > 0; ++step) {
@@ -186,7 +142,7 @@ TEST(SchedulerTest, AfterThreePreemptionsARequestIsPinnedAndKeepsItsPlace) {
 }
 
 TEST(SchedulerTest, TwoRequestsOfOverHalfThePoolBothFinish) {
-  Player player(SmallOptions(), 10);
+  SchedulerPlayer player(SmallSchedulerOptions(), 10);
   SequenceGroup* first = player.Add(4, 36);
   SequenceGroup* second = player.Add(4, 36);
   int32_t steps = 0;
@@ -198,7 +154,7 @@ TEST(SchedulerTest, TwoRequestsOfOverHalfThePoolBothFinish) {
 }
 
 TEST(SchedulerTest, TwoHalfReadPromptsDoNotBlockEachOther) {
-  Player player(SmallOptions(), 10);
+  SchedulerPlayer player(SmallSchedulerOptions(), 10);
   std::vector<SequenceGroup*> groups;
   for (int32_t i = 0; i < 4; ++i) groups.push_back(player.Add(38, 2));
   int32_t steps = 0;
@@ -209,7 +165,7 @@ TEST(SchedulerTest, TwoHalfReadPromptsDoNotBlockEachOther) {
 }
 
 TEST(SchedulerTest, AfterPreemptionTheOutputIsComputedAgainAsDecodeRows) {
-  Player player(SmallOptions(), 8);
+  SchedulerPlayer player(SmallSchedulerOptions(), 8);
   SequenceGroup* big = player.Add(16, 16);
   SequenceGroup* victim = player.Add(6, 12);
   while (victim->preemptions == 0) player.Step();
@@ -229,7 +185,7 @@ TEST(SchedulerTest, AfterPreemptionTheOutputIsComputedAgainAsDecodeRows) {
 }
 
 TEST(SchedulerTest, ChoicesShareFullPromptBlocksAndCopyThePartialOne) {
-  Player player(SmallOptions(), 32);
+  SchedulerPlayer player(SmallSchedulerOptions(), 32);
   SequenceGroup* group = player.Add(10, 8, /*choices=*/3);  // 2 full blocks and a half
   const StepPlan& prompt = player.Plan();
   EXPECT_EQ(prompt.tokens, 10) << "computed once";
@@ -247,9 +203,9 @@ TEST(SchedulerTest, ChoicesShareFullPromptBlocksAndCopyThePartialOne) {
 }
 
 TEST(SchedulerTest, ASequenceThatOutgrowsTheShortRegimePrefillsAnew) {
-  SchedulerOptions options = SmallOptions();
+  SchedulerOptions options = SmallSchedulerOptions();
   options.positions_original = 12;
-  Player player(options, 32);
+  SchedulerPlayer player(options, 32);
   SequenceGroup* group = player.Add(10, 8);
   Sequence& sequence = group->sequences[0];
   while (sequence.length() < 13) {
@@ -268,9 +224,9 @@ TEST(SchedulerTest, ASequenceThatOutgrowsTheShortRegimePrefillsAnew) {
 }
 
 TEST(SchedulerTest, NothingIsComputedAgainWhenTheCrossingTokenIsTheLast) {
-  SchedulerOptions options = SmallOptions();
+  SchedulerOptions options = SmallSchedulerOptions();
   options.positions_original = 12;
-  Player player(options, 32);
+  SchedulerPlayer player(options, 32);
   SequenceGroup* group = player.Add(10, 3);
   int32_t tokens = 0;
   while (group->live_sequences() > 0) tokens += player.Step();
@@ -278,24 +234,24 @@ TEST(SchedulerTest, NothingIsComputedAgainWhenTheCrossingTokenIsTheLast) {
 }
 
 TEST(SchedulerTest, TheRegimeIsSettledAtAdmissionWhereThatIsThePolicy) {
-  SchedulerOptions options = SmallOptions();
+  SchedulerOptions options = SmallSchedulerOptions();
   options.positions_original = 12;
   options.rope_policy = RopePolicy::kAdmission;
-  Player player(options, 32);
+  SchedulerPlayer player(options, 32);
   EXPECT_EQ(player.Add(10, 2)->sequences[0].regime, RopeRegime::kShort);
   EXPECT_EQ(player.Add(10, 3)->sequences[0].regime, RopeRegime::kLong);
 }
 
 TEST(SchedulerTest, APromptBeyondTheBorderIsLongFromItsFirstChunk) {
-  SchedulerOptions options = SmallOptions();
+  SchedulerOptions options = SmallSchedulerOptions();
   options.positions_original = 12;
-  Player player(options, 32);
+  SchedulerPlayer player(options, 32);
   EXPECT_EQ(player.Add(12, 2)->sequences[0].regime, RopeRegime::kShort);
   EXPECT_EQ(player.Add(13, 2)->sequences[0].regime, RopeRegime::kLong);
 }
 
 TEST(SchedulerTest, ScoredPromptPositionsAreLimitedByTheLogitRowsLeft) {
-  Player player(SmallOptions(), 64);
+  SchedulerPlayer player(SmallSchedulerOptions(), 64);
   SequenceGroup* running = player.Add(2, 30);
   player.Step();
   SequenceGroup* scored = player.Add(20, 4);
@@ -312,7 +268,7 @@ TEST(SchedulerTest, ScoredPromptPositionsAreLimitedByTheLogitRowsLeft) {
 }
 
 TEST(SchedulerTest, AStalledSequenceIsLeftOutAndKeepsItsBlocks) {
-  Player player(SmallOptions(), 64);
+  SchedulerPlayer player(SmallSchedulerOptions(), 64);
   SequenceGroup* slow = player.Add(4, 30);
   SequenceGroup* other = player.Add(4, 30);
   player.Step();
@@ -330,7 +286,7 @@ TEST(SchedulerTest, AStalledSequenceIsLeftOutAndKeepsItsBlocks) {
 }
 
 TEST(SchedulerTest, StalledSequencesDoNotKeepANewcomerFromTheLastBlocks) {
-  Player player(SmallOptions(), 8);
+  SchedulerPlayer player(SmallSchedulerOptions(), 8);
   SequenceGroup* slow = player.Add(30, 2);
   while (slow->sequences[0].output_tokens() == 0) player.Step();
   slow->sequences[0].stalled = true;
@@ -341,7 +297,7 @@ TEST(SchedulerTest, StalledSequencesDoNotKeepANewcomerFromTheLastBlocks) {
 }
 
 TEST(SchedulerTest, RemovingARequestFreesItsBlocksInEveryState) {
-  Player player(SmallOptions(), 16);
+  SchedulerPlayer player(SmallSchedulerOptions(), 16);
   SequenceGroup* decoding = player.Add(4, 8);
   SequenceGroup* shared = player.Add(6, 8, /*choices=*/2);
   player.Step();
@@ -359,7 +315,7 @@ TEST(SchedulerTest, RemovingARequestFreesItsBlocksInEveryState) {
 TEST(SchedulerTest, TheSameCallsGiveTheSamePlans) {
   std::vector<int32_t> traces[2];
   for (std::vector<int32_t>& trace : traces) {
-    Player player(SmallOptions(), 18);
+    SchedulerPlayer player(SmallSchedulerOptions(), 18);
     for (int32_t i = 0; i < 6; ++i) player.Add(3 + 5 * i % 17, 10 + i, 1 + i % 2);
     while (player.scheduler().running() + player.scheduler().waiting() > 0) {
       const StepPlan& plan = player.Plan();

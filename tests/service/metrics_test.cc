@@ -114,7 +114,7 @@ class MetricsPageTest : public ::testing::Test {
     Request request;
     request.id = absl::StrCat("request-", submitted_++);
     request.tenant = tenant;
-    request.prompt.assign(prompt_tokens, 5);
+    request.prompt.assign(prompt_tokens, same_prompt_ ? 5 : 5 + submitted_);
     request.sampling.max_tokens = max_tokens;
     request.sampling.choices = choices;
     request.sampling.seed = 1;
@@ -157,6 +157,7 @@ class MetricsPageTest : public ::testing::Test {
   std::vector<RequestRow> rows_;
   std::vector<Period> periods_;
   int submitted_ = 0;
+  bool same_prompt_ = false;
 };
 
 // vLLM's test, as ours: R requests of P prompt and T output tokens, one after the other.
@@ -188,6 +189,23 @@ TEST_F(MetricsPageTest, VllmCountsOfSerialRequestsAreVllms) {
   EXPECT_EQ(page["vllm:request_success_total{finished_reason=\"abort\"}"], 0);
   EXPECT_EQ(page["vllm:prompt_tokens_by_source_total{source=\"local_compute\"}"],
             kRequests * kPrompt);
+}
+
+TEST_F(MetricsPageTest, WhatThePrefixCacheSavedIsCounted) {
+  same_prompt_ = true;
+  for (int i = 0; i < 3; ++i) {
+    Submit(13, 2);
+    RunAll();
+  }
+  auto page = Page();
+  EXPECT_EQ(page["tuppence_prefix_cache_prompt_tokens_total"], 39);
+  EXPECT_EQ(page["tuppence_prefix_cache_hit_tokens_total"], 24) << "three blocks of four, twice";
+  EXPECT_EQ(page["tuppence_kv_blocks_cached"], 3);
+  EXPECT_EQ(page["tuppence_kv_blocks_used"], 0);
+  EXPECT_EQ(page["vllm:prefix_cache_queries_total"], 39);
+  EXPECT_EQ(page["vllm:prefix_cache_hits_total"], 24);
+  EXPECT_EQ(page["vllm:prompt_tokens_by_source_total{source=\"local_cache_hit\"}"], 24);
+  EXPECT_EQ(page["vllm:prompt_tokens_by_source_total{source=\"local_compute\"}"], 15);
 }
 
 TEST_F(MetricsPageTest, VllmCountsOfRequestsInCompanyAddUpTheSame) {

@@ -93,6 +93,12 @@ ServiceHarness::ServiceHarness(HarnessOptions options)
            .counters = &counters,
            .limits = options.limits,
            .metrics = &metrics};
+  if (!options.tenants.empty()) {
+    auto opened = Tenants::Open(options.tenants, &admission);
+    CHECK(opened.ok());
+    tenants = *std::move(opened);
+    parts.tenants = tenants.get();
+  }
   engine.Start();
   auto started = Server::Start(OnFreePort(options.server), parts);
   if (!started.ok()) std::cerr << started.status() << std::endl;

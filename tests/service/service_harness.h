@@ -21,6 +21,7 @@
 #include "service/server.h"
 #include "service/service_counters.h"
 #include "service/service_parts.h"
+#include "service/tenants.h"
 #include "tests/service/ongoing_call.h"
 
 namespace tuppence {
@@ -50,6 +51,7 @@ struct HarnessOptions {
   AdmissionLimits admission;
   EngineOptions engine;
   bool tokenizer = true;
+  std::string tenants;                 // a file; "": all are alike
   std::string chat_template = "auto";  // "none": text without chat
 
   HarnessOptions();
@@ -91,6 +93,7 @@ class ServiceHarness {
   ServedModel model;
   PacedExecutor executor;
   AdmissionControl admission;
+  std::unique_ptr<Tenants> tenants;
   Engine engine;
   CallRegistry calls;
   ServiceCounters counters;

@@ -37,6 +37,8 @@ bool Call::Submit(Engine* engine, AdmissionControl* admission, bool draining, in
   Request request;
   request.id = id_;
   request.tenant = tenant;
+  request.priority_class = plan_.priority_class;
+  request.weight_milli = scenario_.weights_milli[plan_.tenant];
   request.prompt = plan_.prompt;
   request.sampling = plan_.sampling;
   request.stop_ids = plan_.stop_ids;
@@ -181,10 +183,17 @@ void Call::CheckEnd(SimulatedDevice* device, int64_t drained_from_ns) const {
     require(plan_.poisoned, "ended for NaN and had none");
   } else if (code != absl::StatusCode::kOk) {
     const int64_t end_ns = submitted_ns_ + end_->usage.total_ns;
-    require(code == absl::StatusCode::kUnavailable &&
-                (reason == reason::kDraining ? end_ns >= drained_from_ns : device->failed()),
-            "ended for no reason");
+    const bool unreachable = reason == reason::kDeadlineUnreachable;
+    require(!unreachable || (deadline_ns_ != kNever && taken_tokens_ == 0),
+            "called late, and had no deadline or had begun");
+    require(
+        unreachable || (reason == reason::kDraining ? end_ns >= drained_from_ns : device->failed()),
+        "ended for no reason");
   }
+  require(end_->usage.cached_tokens < std::max<int64_t>(1, end_->usage.prompt_tokens),
+          "nothing of its prompt was computed");
+  require(!plan_.sampling.prompt_logprobs || end_->usage.cached_tokens == 0,
+          "its prompt was to be scored and came from the cache");
   require(end_->usage.prompt_tokens == static_cast<int64_t>(plan_.prompt.size()),
           "its usage has another prompt");
   int64_t completion_tokens = 0;

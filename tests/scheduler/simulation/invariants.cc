@@ -30,13 +30,16 @@ void CheckBlocks(const Engine& engine) {
     }
   }
   int32_t used = 0;
+  int32_t cached = 0;
   for (int32_t block = 0; block < pool.blocks_total(); ++block) {
     Require(pool.references(block) == holders[block].count,
             "a block's references are not its holders");
     used += holders[block].count > 0;
+    cached += holders[block].count == 0 && pool.kept(block);
   }
   Require(pool.blocks_used() == used && pool.blocks_free() + used == pool.blocks_total(),
           "free and used blocks are not all blocks");
+  Require(pool.blocks_cached() == cached, "cached blocks are counted wrong");
 }
 
 void CheckCaps(const Engine& engine, const AdmissionControl& admission, const Scenario& scenario) {

@@ -9,8 +9,8 @@
 
 namespace tuppence::simulation {
 
-// Blocks: used and free ones are all; each is referred to as often as it is held; none is shared
-// across tenants or rope regimes.
+// Blocks: used, cached and free ones are all; each is referred to as often as it is held; none is
+// shared across tenants or rope regimes.
 void CheckBlocks(const Engine& engine);
 // Places, queues and preemptions stay within their limits.
 void CheckCaps(const Engine& engine, const AdmissionControl& admission, const Scenario& scenario);

@@ -20,6 +20,7 @@ struct Swarm {
   int32_t nan_percent = 0;
   int32_t logprobs_percent = 0;
   int32_t impossible_percent = 0;
+  bool classes = false;
   int32_t repeated_percent = 0;  // prompts that begin as another's
 };
 
@@ -43,6 +44,9 @@ EngineOptions DrawOptions(Draw& draw) {
   options.preemptions_max = static_cast<int32_t>(draw.Between(1, 3));
   if (draw.Chance(40)) options.positions_original = static_cast<int32_t>(draw.Between(8, 40));
   if (draw.Chance(30)) options.rope_policy = RopePolicy::kAdmission;
+  options.prefix_cache = draw.Chance(70);
+  if (draw.Chance(40)) options.itl_target_ns = draw.Between(1, 20) * kMs;
+  for (int64_t& wait_ns : options.class_wait_max_ns) wait_ns = draw.Between(0, 200) * kMs;
   options.rate_card = {.id = "card-0", .micro_usd_per_hour = 526'000};
   options.cost = {.launch_ns = 50e3,
                   .weights_ns = static_cast<double>(draw.Between(1, 2000)) * 1e3,
@@ -67,6 +71,7 @@ Swarm DrawSwarm(const EngineOptions& options, Draw& draw) {
   swarm.vanished_percent = Percent(draw, 25, 30);
   swarm.nan_percent = Percent(draw, 25, 20);
   swarm.logprobs_percent = Percent(draw, 30, 40);
+  swarm.classes = draw.Chance(50);
   swarm.impossible_percent = Percent(draw, 20, 10);
   swarm.repeated_percent = Percent(draw, 50, 90);
   return swarm;
@@ -108,6 +113,9 @@ CallPlan DrawCall(const Swarm& swarm, const EngineOptions& options, int64_t numb
   call.at_ns = kMs + (draw.Chance(50) ? swarm.span_ns / 4 * draw.Between(0, 3)
                                       : draw.Between(0, swarm.span_ns));
   call.tenant = static_cast<int32_t>(draw.Between(0, swarm.tenants - 1));
+  if (swarm.classes) {
+    call.priority_class = static_cast<PriorityClass>(draw.Between(0, kPriorityClasses - 1));
+  }
   call.key = (static_cast<uint64_t>(number + 1) << 32) | (draw.Number() & 0xffffffffu);
   const int32_t choices = static_cast<int32_t>(
       std::min<int64_t>(draw.Between(1, swarm.choices_max), options.sequences_max));
@@ -184,6 +192,9 @@ Scenario DrawScenario(uint64_t seed) {
   scenario.seed = seed;
   scenario.options = DrawOptions(draw);
   const Swarm swarm = DrawSwarm(scenario.options, draw);
+  for (int32_t tenant = 0; tenant < swarm.tenants; ++tenant) {
+    scenario.weights_milli.push_back(swarm.classes ? draw.Between(100, 5000) : 1000);
+  }
   const int64_t calls = draw.Chance(85) ? draw.Between(1, 30) : draw.Between(30, 90);
   for (int64_t i = 0; i < calls; ++i) {
     scenario.calls.push_back(DrawCall(swarm, scenario.options, i, draw));

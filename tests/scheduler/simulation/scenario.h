@@ -40,6 +40,7 @@ enum class ReaderKind : uint8_t {
 struct CallPlan {
   int64_t at_ns = 0;
   int32_t tenant = 0;
+  PriorityClass priority_class = PriorityClass::kStandard;
   uint64_t key = 0;  // unique: the request's sampling seed, by which the device knows it
   std::vector<int32_t> prompt;
   SamplingParams sampling;
@@ -75,9 +76,10 @@ struct Scenario {
   uint64_t seed = 0;
   EngineOptions options;
   AdmissionLimits limits;
-  int32_t records = 8;           // of the ring
-  std::vector<CallPlan> calls;   // by time
-  std::vector<LifeFault> lives;  // by time
+  std::vector<int64_t> weights_milli;  // by tenant
+  int32_t records = 8;                 // of the ring
+  std::vector<CallPlan> calls;         // by time
+  std::vector<LifeFault> lives;        // by time
   std::vector<DiskFault> disk;
   int64_t books_lag_ns = 0;       // a commit takes so long
   int64_t books_patience_ns = 0;  // then service goes on unrecorded

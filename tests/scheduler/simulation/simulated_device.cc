@@ -208,7 +208,7 @@ bool SimulatedDevice::NotFinite(const SamplingRow& row) const {
 void SimulatedDevice::PoisonFreeBlocks() {
   const BlockPool& pool = engine_->pool();
   for (int32_t block = 0; block < pool.blocks_total(); ++block) {
-    if (pool.references(block) > 0 || is_poison_[block]) continue;
+    if (pool.references(block) > 0 || pool.kept(block) || is_poison_[block]) continue;
     is_poison_[block] = true;
     for (int32_t i = 0; i < block_tokens_; ++i) {
       Slot& slot = slots_[block * block_tokens_ + i];

@@ -32,7 +32,7 @@ class SimulatedDevice final : public StepExecutor {
               std::span<const SamplingRow> sampling) override;
   absl::Status Wait(std::span<SampledToken> tokens) override;
 
-  // Blocks that nobody holds: whoever reads them gets a wrong answer.
+  // Blocks that nobody holds and no cache keeps: whoever reads them gets a wrong answer.
   void PoisonFreeBlocks();
 
   int64_t steps() const { return steps_; }

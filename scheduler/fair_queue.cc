@@ -1,0 +1,161 @@
+#include "scheduler/fair_queue.h"
+
+#include <algorithm>
+
+#include "model/check.h"
+
+namespace tuppence {
+namespace {
+
+// Tenants that left ahead of the others. Beyond so many they are forgotten, and would come back as
+// new ones: names that callers make up do not fill the memory.
+constexpr int32_t kRememberedMax = 4096;
+
+}  // namespace
+
+SequenceGroup* FairLane::Next(int64_t after) const {
+  for (auto next = waiting.upper_bound(after); next != waiting.end(); ++next) {
+    if (!next->second->all_stalled()) return next->second;
+  }
+  return nullptr;
+}
+
+void FairQueue::Enter(SequenceGroup* group, int64_t now_ns) {
+  CHECK(group->lane == nullptr);
+  CHECK_GT(group->weight_milli, 0);
+  std::unique_ptr<FairLane>& lane = lanes_[{group->tenant, group->priority_class}];
+  if (lane == nullptr) {
+    lane = std::make_unique<FairLane>();
+    lane->tenant = group->tenant;
+    lane->priority_class = group->priority_class;
+  } else if (lane->groups == 0) {
+    --remembered_;
+  }
+  lane->weight_milli = group->weight_milli;
+  ++lane->groups;
+  group->lane = lane.get();
+  Wait(group, now_ns);
+}
+
+void FairQueue::Requeue(SequenceGroup* group, int64_t now_ns) { Wait(group, now_ns); }
+
+void FairQueue::Wait(SequenceGroup* group, int64_t now_ns) {
+  FairLane& lane = *group->lane;
+  Class& its_class = ClassOf(lane.priority_class);
+  if (lane.waiting.empty()) {
+    lane.clock_ns = std::max(lane.clock_ns, its_class.virtual_ns);
+    lane.place = static_cast<int32_t>(lanes_waiting_.size());
+    lanes_waiting_.push_back(&lane);
+  }
+  CHECK(lane.waiting.emplace(group->arrival, group).second);
+  lane.waiting_tokens += group->tokens_left();
+  waiting_tokens_ += group->tokens_left();
+  if (its_class.waiting++ == 0) its_class.waits_since_ns = now_ns;
+  ++waiting_;
+}
+
+void FairQueue::StopWaiting(SequenceGroup* group) {
+  FairLane& lane = *group->lane;
+  CHECK_EQ(lane.waiting.erase(group->arrival), size_t{1});
+  lane.waiting_tokens -= group->tokens_left();
+  waiting_tokens_ -= group->tokens_left();
+  --ClassOf(lane.priority_class).waiting;
+  --waiting_;
+  if (!lane.waiting.empty()) return;
+  FairLane* last = lanes_waiting_.back();
+  lanes_waiting_[lane.place] = last;
+  last->place = lane.place;
+  lanes_waiting_.pop_back();
+  lane.place = -1;
+}
+
+void FairQueue::Start(SequenceGroup* group, int64_t now_ns) {
+  group->keeps_place = Overdue(group->priority_class, now_ns);
+  StopWaiting(group);
+  Class& its_class = ClassOf(group->priority_class);
+  its_class.waits_since_ns = now_ns;
+  its_class.virtual_ns = std::max(its_class.virtual_ns, group->lane->clock_ns);
+}
+
+void FairQueue::Leave(SequenceGroup* group) {
+  FairLane* lane = group->lane;
+  if (lane->waiting.count(group->arrival) > 0) StopWaiting(group);
+  group->lane = nullptr;
+  if (--lane->groups > 0) return;
+  if (lane->clock_ns <= ClassOf(lane->priority_class).virtual_ns) {
+    Forget(lane);  // it would come back to the same clock
+  } else if (++remembered_ > kRememberedMax) {
+    ForgetThoseBehind();
+  }
+}
+
+void FairQueue::Forget(FairLane* lane) { lanes_.erase({lane->tenant, lane->priority_class}); }
+
+// Whoever the others have caught up with; if that is too few, everybody who is not here.
+void FairQueue::ForgetThoseBehind() {
+  for (const bool everybody : {false, true}) {
+    if (remembered_ <= kRememberedMax / 2) return;
+    for (auto next = lanes_.begin(); next != lanes_.end();) {
+      const auto here = next++;
+      const FairLane& lane = *here->second;
+      const bool behind = lane.clock_ns <= ClassOf(lane.priority_class).virtual_ns;
+      if (lane.groups > 0 || (!behind && !everybody)) continue;
+      lanes_.erase(here);
+      --remembered_;
+    }
+  }
+}
+
+bool FairQueue::Overdue(PriorityClass priority_class, int64_t now_ns) const {
+  const Class& its_class = ClassOf(priority_class);
+  const int64_t wait_max_ns = class_wait_max_ns_[static_cast<int>(priority_class)];
+  return wait_max_ns > 0 && its_class.waiting > 0 &&
+         now_ns - its_class.waits_since_ns >= wait_max_ns;
+}
+
+FairOrder FairQueue::OrderOf(const SequenceGroup& group, int64_t now_ns) const {
+  const FairLane& lane = *group.lane;
+  const bool overdue = !group.running && Overdue(lane.priority_class, now_ns);
+  return {.rank = overdue ? -1 : static_cast<int32_t>(lane.priority_class),
+          .clock_ns = lane.clock_ns,
+          .tokens_left = group.tokens_left(),
+          .arrival = group.arrival};
+}
+
+QueueAhead FairQueue::AheadOf(const SequenceGroup& newcomer) const {
+  const FairLane& own = *newcomer.lane;
+  const int64_t own_tokens = newcomer.tokens_left();
+  QueueAhead ahead = {static_cast<int64_t>(own.waiting.size()) - 1,
+                      own.waiting_tokens - own_tokens};
+  const QueueAhead own_turns = {ahead.requests + 1, ahead.tokens + own_tokens};
+  for (const FairLane* lane : lanes_waiting_) {
+    if (lane == &own || lane->priority_class > own.priority_class) continue;
+    QueueAhead theirs = {static_cast<int64_t>(lane->waiting.size()), lane->waiting_tokens};
+    if (lane->priority_class == own.priority_class) {
+      const auto by_weight = [&](int64_t turns) {
+        return turns * lane->weight_milli / own.weight_milli;
+      };
+      theirs.requests = std::min(theirs.requests, by_weight(own_turns.requests));
+      theirs.tokens = std::min(theirs.tokens, by_weight(own_turns.tokens));
+    }
+    ahead.requests += theirs.requests;
+    ahead.tokens += theirs.tokens;
+  }
+  return ahead;
+}
+
+SequenceGroup* FairQueue::First(int64_t now_ns) const {
+  SequenceGroup* first = nullptr;
+  FairOrder first_order;
+  for (const FairLane* lane : lanes_waiting_) {
+    SequenceGroup* group = lane->Next();
+    if (group == nullptr) continue;
+    const FairOrder order = OrderOf(*group, now_ns);
+    if (first != nullptr && first_order < order) continue;
+    first = group;
+    first_order = order;
+  }
+  return first;
+}
+
+}  // namespace tuppence

@@ -1,0 +1,78 @@
+// Tenants: what the operator grants each tenant: its share of the machine, the classes it may use,
+// how much it may have in progress. From a file (--tenants), read again on SIGHUP:
+//
+//   {"tenants": {"shop":  {"weight": 4, "classes": ["interactive", "standard"]},
+//                "crawl": {"weight": 0.5, "classes": ["batch"], "requests_max": 200,
+//                          "prompt_tokens_max": 400000}},
+//    "others":  {"weight": 1}}
+//
+// "others" is everybody whom the file does not name. What an entry leaves out is: weight 1, every
+// class, the limits of --tenant-requests-max and --tenant-tokens-max.
+// Made by serve, read by the calls. Safe on any thread.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "scheduler/admission.h"
+#include "scheduler/priority_class.h"
+
+namespace tuppence {
+
+// "interactive", "standard", "batch".
+const char* NameOf(PriorityClass priority_class);
+
+struct TenantGrant {
+  int64_t weight_milli = 1000;
+  std::array<bool, kPriorityClasses> may_use = {true, true, true};
+  TenantLimits limits;
+};
+
+struct TenantGrants {
+  absl::flat_hash_map<std::string, TenantGrant> tenants;
+  TenantGrant others;
+
+  // `defaults`: limits where an entry has none. INVALID_ARGUMENT names the entry and what is
+  // allowed.
+  static absl::StatusOr<TenantGrants> Parse(const std::string& text, const TenantLimits& defaults);
+};
+
+// What one request is scheduled by.
+struct TenantTerms {
+  PriorityClass priority_class = PriorityClass::kStandard;
+  int64_t weight_milli = 1000;
+};
+
+class Tenants {
+ public:
+  // path "": everybody gets the defaults. admission, which outlives this, is told of the limits.
+  static absl::StatusOr<std::unique_ptr<Tenants>> Open(const std::string& path,
+                                                       AdmissionControl* admission);
+  // Reads the file again; holds for requests that come from now on. On an error all stays as it
+  // was. FAILED_PRECONDITION: there is no file.
+  absl::Status Reload();
+  bool has_file() const { return !path_.empty(); }
+
+  // The class that was asked for; where none was, standard or else the first that the tenant may
+  // use. PERMISSION_DENIED where it may not use the one it asked for.
+  absl::StatusOr<TenantTerms> TermsOf(const std::string& tenant,
+                                      std::optional<PriorityClass> asked) const;
+
+ private:
+  Tenants(std::string path, AdmissionControl* admission)
+      : path_(std::move(path)), admission_(admission) {}
+
+  const std::string path_;
+  AdmissionControl* const admission_;
+  mutable absl::Mutex mutex_;
+  TenantGrants grants_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace tuppence
