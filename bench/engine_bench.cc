@@ -25,6 +25,7 @@ EngineOptions Options(int32_t sequences) {
   options.sequences_max = sequences;
   options.logit_rows_max = sequences;
   options.inbox_max = sequences;
+  options.prefix_cache = false;  // the prompts are all alike
   return options;
 }
 

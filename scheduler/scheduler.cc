@@ -128,9 +128,14 @@ void Scheduler::PlanPrompts(int32_t classes) {
   bool held_back = false;
   while (!ready_.empty() && !budget_.spent()) {
     std::pop_heap(ready_.begin(), ready_.end(), Behind);
-    SequenceGroup* group = ready_.back().group;
+    const auto [order, group] = ready_.back();
     ready_.pop_back();
     if (!group->running) {
+      // Its class was overdue, and somebody else of it has started in this step.
+      if (order < queue_.OrderOf(*group, now_ns_)) {
+        PushReady(group);
+        continue;
+      }
       if (held_back || !TryStart(group)) {
         held_back = true;
         continue;
@@ -198,7 +203,8 @@ void Scheduler::FinishPlan() {
     plan_.copy_from.push_back(entry.sequence->copy_from);
     plan_.copy_to.push_back(entry.sequence->copy_to);
   }
-  pool_->TakeZeroWork(&plan_.zero_blocks);
+  // A step that does not run zeroes nothing: what must be zeroed waits for one that does.
+  if (!plan_.empty()) pool_->TakeZeroWork(&plan_.zero_blocks);
 }
 
 void Scheduler::CompleteStep() {

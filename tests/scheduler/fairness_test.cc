@@ -251,6 +251,21 @@ TEST(FairnessTest, AClassThatIsPassedOverForTooLongStartsOne) {
   EXPECT_NEAR(static_cast<double>(started_ns[2]), 5000, 300);
 }
 
+TEST(FairnessTest, AnOverdueClassStartsOneAndNotOneOfEachTenant) {
+  SchedulerOptions options = FewPlaces(2);
+  options.class_wait_max_ns = {0, 1000, 5000};
+  SchedulerPlayer player(options, 64);
+  const SequenceGroup* batch[2];
+  for (int32_t i = 0; i < 2; ++i) {
+    batch[i] = player.AddFor({.id = 2 + i, .priority_class = PriorityClass::kBatch}, 4, 2);
+  }
+  const SequenceGroup* interactive = player.AddFor(kInteractive, 4, 2);
+  player.Advance(5000);
+  player.Plan();
+  EXPECT_TRUE(interactive->running);
+  EXPECT_EQ(batch[0]->running + batch[1]->running, 1);
+}
+
 TEST(FairnessTest, ManyTenantsThatComeAndGoLeaveNothingBehind) {
   FairQueue queue(kClassWaitMaxNs);
   for (int64_t tenant = 0; tenant < 20'000; ++tenant) {

@@ -1,28 +1,10 @@
-// FakeClock: time that moves when a test says so. Safe on any thread, as every Clock.
+// FakeClock: the simulator's clock by the name that the tests know it by.
 #pragma once
 
-#include <atomic>
-#include <cstdint>
-
-#include "scheduler/clock.h"
+#include "scheduler/simulation/virtual_clock.h"
 
 namespace tuppence {
 
-class FakeClock final : public Clock {
- public:
-  explicit FakeClock(int64_t now_ns = 1'000'000) : now_ns_(now_ns) {}
-
-  int64_t NowNs() const override { return now_ns_.load(std::memory_order_relaxed); }
-  int64_t UtcNs() const override {
-    return NowNs() + utc_offset_ns_.load(std::memory_order_relaxed);
-  }
-  void Advance(int64_t ns) { now_ns_.fetch_add(ns, std::memory_order_relaxed); }
-  // The clock on the wall jumps, the monotonic one does not.
-  void JumpUtc(int64_t ns) { utc_offset_ns_.fetch_add(ns, std::memory_order_relaxed); }
-
- private:
-  std::atomic<int64_t> now_ns_;
-  std::atomic<int64_t> utc_offset_ns_ = 0;
-};
+using FakeClock = VirtualClock;
 
 }  // namespace tuppence
