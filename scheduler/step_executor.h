@@ -29,16 +29,6 @@ class StepExecutor {
 
   // Waits for the step. tokens[i] belongs to sampling[i] of Launch.
   virtual absl::Status Wait(std::span<SampledToken> tokens) = 0;
-
-  // For devices in virtual time (scheduler/simulation). Runs up to steps_max further steps, each
-  // the one before with every entry moved on by one position; none that begins at until_ns or
-  // later. Every row draws the token it drew before. Notes when each ended and returns how many
-  // there were; 0: this device computes, and each step has to be planned.
-  // Requires: the last step's entries were decodes, one token each; step_ends_ns holds steps_max.
-  virtual int32_t Leap(int32_t /*steps_max*/, int64_t /*until_ns*/,
-                       std::span<int64_t> /*step_ends_ns*/) {
-    return 0;
-  }
 };
 
 }  // namespace tuppence

@@ -1,6 +1,7 @@
 // The scheduler's policy, settled without threads, clocks or a device: the test plays the engine.
 #include "scheduler/scheduler.h"
 
+#include <set>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -310,6 +311,41 @@ TEST(SchedulerTest, RemovingARequestFreesItsBlocksInEveryState) {
   EXPECT_EQ(player.pool().blocks_used(), 0);
   EXPECT_EQ(player.scheduler().sequences_running(), 0);
   EXPECT_TRUE(player.Plan().empty());
+}
+
+// A plan that came to nothing after blocks had changed hands: what they hold is somebody else's
+// still, and the next step that runs zeroes them.
+TEST(SchedulerTest, BlocksOfAnotherTenantAreZeroedThoughThePlanThatTookThemWasEmpty) {
+  SchedulerPlayer player(SmallSchedulerOptions(), /*blocks=*/6);
+  player.AddFor({.id = 1}, 23, 1);
+  ASSERT_EQ(player.Step(), 16);
+  ASSERT_EQ(player.Step(), 7);
+  // Half of the pool is out of reach: its owner cannot lose it, and does not run.
+  SequenceGroup* keeper = player.AddFor({.id = 3}, 8, 4);
+  keeper->pinned = true;
+  player.Step();
+  keeper->sequences[0].stalled = true;
+  ASSERT_EQ(player.pool().blocks_free(), 3);
+
+  // Two choices, and a block for one of them: both give back what they have.
+  SequenceGroup* both = player.AddFor({.id = 2}, 8, 4, /*choices=*/2);
+  std::set<int32_t> zeroed;
+  const auto note = [&](const StepPlan& plan) {
+    zeroed.insert(plan.zero_blocks.begin(), plan.zero_blocks.end());
+  };
+  const StepPlan& prompt = player.Plan();
+  note(prompt);
+  player.Complete(prompt);
+  const StepPlan& none = player.Plan();
+  EXPECT_TRUE(none.empty());
+  EXPECT_EQ(none.preemptions, 1);
+  note(none);
+  EXPECT_EQ(zeroed.size(), 2u);
+  player.scheduler().Remove(both, /*tainted=*/false);
+
+  player.AddFor({.id = 2}, 11, 1);
+  note(player.Plan());
+  EXPECT_EQ(zeroed.size(), 3u) << "every block that the first tenant had";
 }
 
 TEST(SchedulerTest, TheSameCallsGiveTheSamePlans) {
