@@ -82,15 +82,17 @@ double StepCostModel::Divide(std::span<const StepWork> works, std::span<StepShar
   return StepNs(all);
 }
 
-// Players by falling d at the front of largest_. Equal players are interchangeable, whichever of
-// them stands there.
+// Equal players are interchangeable, whichever of them stands there.
 void StepCostModel::FindLargest() {
-  largest_.resize(differences_.size());
-  for (size_t i = 0; i < largest_.size(); ++i) largest_[i] = static_cast<int32_t>(i);
-  const size_t count = std::min(kEnumerated + 1, largest_.size());
-  std::partial_sort(largest_.begin(), largest_.begin() + count, largest_.end(),
-                    [this](int32_t a, int32_t b) { return differences_[a] > differences_[b]; });
-  largest_.resize(count);
+  const auto falls = [this](int32_t a, int32_t b) { return differences_[a] > differences_[b]; };
+  largest_.clear();
+  for (int32_t i = 0; i < static_cast<int32_t>(differences_.size()); ++i) {
+    if (largest_.size() > kEnumerated) {
+      if (!falls(i, largest_.back())) continue;
+      largest_.pop_back();
+    }
+    largest_.insert(std::upper_bound(largest_.begin(), largest_.end(), i, falls), i);
+  }
 }
 
 void StepCostModel::AddPsi(double total_d, std::span<StepShare> shares) {
@@ -106,11 +108,15 @@ void StepCostModel::AddPsi(double total_d, std::span<StepShare> shares) {
   }
   // For those four the fifth takes their place.
   for (size_t own = 0; own < count; ++own) {
+    const int32_t player = largest_[own];
+    if (largest_.size() > kEnumerated && differences_[player] == differences_[largest_.back()]) {
+      psi_[player] = psi_[largest_.back()];  // the fifth's equal: the same four others
+      continue;
+    }
     size_t others = 0;
     for (size_t k = 0; k < largest_.size(); ++k) {
       if (k != own) enumerated[others++] = differences_[largest_[k]];
     }
-    const int32_t player = largest_[own];
     psi_[player] = 0;
     IntegratePsi({enumerated.data(), others}, total_d, differences_[player],
                  {&differences_[player], 1}, {&psi_[player], 1});

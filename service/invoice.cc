@@ -218,7 +218,9 @@ class InvoiceMaker {
           invoice_.down_ns += run.started_ns - until_ns;
         }
         until_ns = std::max(until_ns, run.last_sign_ns());
-        const bool over = run.ended_ns.has_value() || i + 1 < runs.size();
+        // Nobody closed its books, and another came after it; not beside it, with its own store.
+        const bool replaced = i + 1 < runs.size() && runs[i + 1]->started_ns >= run.last_sign_ns();
+        const bool over = run.ended_ns.has_value() || replaced;
         AddUnaccounted(run, over);
       }
     }

@@ -140,7 +140,10 @@ std::string FocusRow(const Invoice& invoice, const FocusCharge& charge) {
   const absl::TimeZone zone = invoice.options.time_zone;
   const absl::CivilMonth month(charge.day);
   const std::string cost = FormatUsd(charge.cost_nanousd);
-  const std::string seconds = FormatUsd(charge.machine_ns);  // nine decimals, as for money
+  // FOCUS wants quantities of usage, with nine decimals as for money, and none of a credit.
+  const bool usage = charge.category == "Usage";
+  const std::string seconds = usage ? FormatUsd(charge.machine_ns) : "";
+  const std::string unit = usage ? "machine-seconds" : "";
   const std::string tags = nlohmann::json({{"tenant", charge.tenant}, {"model", charge.model}})
                                .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   const auto count = [&](int64_t InvoiceLine::*value) {
@@ -159,13 +162,13 @@ std::string FocusRow(const Invoice& invoice, const FocusCharge& charge) {
                  UtcStart(absl::CivilSecond(charge.day + 1), zone),
                  UtcStart(absl::CivilSecond(charge.day), zone),
                  seconds,
-                 "machine-seconds",
+                 unit,
                  cost,
                  cost,
                  "Tuppence",
                  cost,
                  seconds,
-                 "machine-seconds",
+                 unit,
                  "Tuppence",
                  "Tuppence",
                  charge.model,

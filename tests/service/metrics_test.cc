@@ -6,12 +6,14 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "scheduler/admission.h"
 #include "scheduler/engine.h"
@@ -261,6 +263,25 @@ TEST_F(MetricsPageTest, EveryFamilyOfTheTableIsOnThePage) {
   }
   parts_.store = nullptr;
   EXPECT_THAT(metrics_.Format(parts_), Not(HasSubstr("tuppence_store_")));
+}
+
+TEST_F(MetricsPageTest, StepsAndBooksGoOnWhileAScrapeStandsStill) {
+  absl::Notification in_scrape, go_on;
+  bool in_time = false;
+  parts_.store = [&] {
+    in_scrape.Notify();
+    in_time = go_on.WaitForNotificationWithTimeout(absl::Seconds(60));
+    return StoreState{.path = "/x"};
+  };
+  std::thread scraper([this] { metrics_.Format(parts_); });
+  in_scrape.WaitForNotification();
+  Submit(12, 40);
+  RunAll();
+  go_on.Notify();
+  scraper.join();
+  EXPECT_TRUE(in_time) << "a step or its record waited for the scrape";
+  EXPECT_EQ(rows_.size(), 1u);
+  EXPECT_EQ(engine_.Snapshot().steps, 40);
 }
 
 TEST_F(MetricsPageTest, MoneyAndTimeAgreeWithTheRowsAndTheLedger) {
