@@ -1,7 +1,8 @@
 // Host time of an engine step: everything but the model. NullExecutor answers at once, so that what
 // is left is planning, building the batch, charging and delivering, with readers that take each
-// step. Prints one line for each number of running sequences, then the ledger's own part: dividing
-// a step's time, following it with the fit, closing periods when due.
+// step. Prints one line for each number of running sequences: the host's time of a step, and how
+// much of it a device would wait for, the next step's plan being made while it works; then the
+// ledger's own part: dividing a step's time, following it with the fit, closing periods when due.
 //   engine_bench [steps]
 #include <algorithm>
 #include <cstdio>
@@ -42,6 +43,28 @@ Request MakeRequest(int32_t number, int32_t prompt_tokens, int32_t max_tokens) {
   return request;
 }
 
+// Notes how long it is between Launch and Wait that the engine does something else.
+class WatchedExecutor final : public StepExecutor {
+ public:
+  explicit WatchedExecutor(const Clock* clock) : clock_(clock), executor_(kVocab) {}
+  void Launch(const BlockWork& blocks, const Batch& batch,
+              std::span<const SamplingRow> sampling) override {
+    executor_.Launch(blocks, batch, sampling);
+    launched_ns_ = clock_->NowNs();
+  }
+  absl::Status Wait(std::span<SampledToken> tokens) override {
+    beside_ns_ = clock_->NowNs() - launched_ns_;
+    return executor_.Wait(tokens);
+  }
+  int64_t beside_ns() const { return beside_ns_; }
+
+ private:
+  const Clock* const clock_;
+  NullExecutor executor_;
+  int64_t launched_ns_ = 0;
+  int64_t beside_ns_ = 0;
+};
+
 struct Figures {
   double median_us = 0;
   double p99_us = 0;
@@ -56,10 +79,11 @@ Figures FiguresOf(std::vector<int64_t> step_ns) {
   return {.median_us = at(0.5), .p99_us = at(0.99), .max_us = at(1)};
 }
 
-// Decode steps of `sequences` running requests whose prompts have prompt_tokens tokens.
-Figures MeasureDecode(int32_t sequences, int32_t prompt_tokens, int32_t steps) {
+// Decode steps of `sequences` running requests whose prompts have prompt_tokens tokens. The median
+// of what of them a device would wait for goes to *waited_us.
+Figures MeasureDecode(int32_t sequences, int32_t prompt_tokens, int32_t steps, double* waited_us) {
   const SteadyClock clock;
-  NullExecutor executor(kVocab);
+  WatchedExecutor executor(&clock);
   Engine engine(Options(sequences), &executor, /*tokenizer=*/nullptr, &clock);
   std::vector<std::shared_ptr<TokenStream>> streams;
   for (int32_t i = 0; i < sequences; ++i) {
@@ -73,7 +97,9 @@ Figures MeasureDecode(int32_t sequences, int32_t prompt_tokens, int32_t steps) {
   }
   StreamDelta delta;
   std::vector<int64_t> step_ns;
+  std::vector<int64_t> waited_ns;
   step_ns.reserve(steps);
+  waited_ns.reserve(steps);
   while (static_cast<int32_t>(step_ns.size()) < steps) {
     const int64_t start_ns = clock.NowNs();
     engine.Step();
@@ -82,8 +108,11 @@ Figures MeasureDecode(int32_t sequences, int32_t prompt_tokens, int32_t steps) {
     engine.notifier()->NotifyAll();
     const EngineSnapshot snapshot = engine.Snapshot();
     const bool all_decode = snapshot.prefill_tokens == int64_t{sequences} * prompt_tokens;
-    if (all_decode) step_ns.push_back(end_ns - start_ns);
+    if (!all_decode) continue;
+    step_ns.push_back(end_ns - start_ns);
+    waited_ns.push_back(end_ns - start_ns - executor.beside_ns());
   }
+  *waited_us = FiguresOf(std::move(waited_ns)).median_us;
   return FiguresOf(std::move(step_ns));
 }
 
@@ -138,13 +167,14 @@ Figures MeasureLedger(int32_t requests, int64_t chunk_tokens, int32_t steps) {
 
 void Run(int32_t steps) {
   std::printf("host time per decode step, NullExecutor, %d steps each\n", steps);
-  std::printf("%10s %14s %10s %10s %10s\n", "sequences", "prompt_tokens", "median_us", "p99_us",
-              "max_us");
+  std::printf("%10s %14s %10s %10s %10s %16s\n", "sequences", "prompt_tokens", "median_us",
+              "p99_us", "max_us", "device_waits_us");
   for (const int32_t sequences : {1, 16, 64, 256}) {
     for (const int32_t prompt_tokens : {300, 1024}) {
-      const Figures figures = MeasureDecode(sequences, prompt_tokens, steps);
-      std::printf("%10d %14d %10.1f %10.1f %10.1f\n", sequences, prompt_tokens, figures.median_us,
-                  figures.p99_us, figures.max_us);
+      double waited_us = 0;
+      const Figures figures = MeasureDecode(sequences, prompt_tokens, steps, &waited_us);
+      std::printf("%10d %14d %10.1f %10.1f %10.1f %16.1f\n", sequences, prompt_tokens,
+                  figures.median_us, figures.p99_us, figures.max_us, waited_us);
     }
   }
   std::printf("the ledger's part of it\n%10s %14s %10s %10s %10s\n", "sequences", "chunk_tokens",

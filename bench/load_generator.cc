@@ -106,6 +106,7 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
     } else {
       const int code = status.error_code();
       result_->errors[code >= 0 && code <= 16 ? code : 2].fetch_add(1);
+      if (WasRefused(status)) result_->refusal.Add(SecondsBetween(due_, Clock::now()));
       absl::MutexLock lock(&result_->mutex);
       if (result_->first_error.empty()) {
         const absl::Status described = FromGrpc(status);
@@ -117,6 +118,12 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
     OpenCalls* const open = open_;
     delete this;
     open->Leave();
+  }
+
+  bool WasRefused(const grpc::Status& status) const {
+    return first_ == Clock::time_point() &&
+           (status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+            status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED);
   }
 
   bool CarriesTokens() const {

@@ -22,6 +22,7 @@ struct LoadResult {
   Histogram end_to_end;
   Histogram inter_token;       // between two messages of an answer; one may carry several tokens
   Histogram per_output_token;  // (end - first token) / (tokens - 1), one for each request
+  Histogram refusal;           // of calls that ended UNAVAILABLE or RESOURCE_EXHAUSTED, tokenless
 
   std::atomic<int64_t> completed = 0;
   std::atomic<int64_t> not_sent = 0;                 // outstanding_max was reached

@@ -105,6 +105,7 @@ std::string LoadTable(const LoadOptions& options, const v1::GetModelResponse& mo
   table += LatencyRow("inter-token latency", result->inter_token);
   table += LatencyRow("per output token", result->per_output_token);
   table += LatencyRow("end to end", result->end_to_end);
+  if (result->refusal.count() > 0) table += LatencyRow("refusal", result->refusal);
   absl::StrAppendFormat(&table,
                         "\nrequests                 %d in %.2f s, %.2f/s; %d streams at most\n",
                         result->completed.load(), result->wall_seconds, rates.requests_per_second,
@@ -138,6 +139,7 @@ std::string LoadJson(const LoadOptions& options, const v1::GetModelResponse& mod
                          {"inter_token_seconds", LatencyJson(result->inter_token)},
                          {"per_output_token_seconds", LatencyJson(result->per_output_token)},
                          {"end_to_end_seconds", LatencyJson(result->end_to_end)},
+                         {"refusal_seconds", LatencyJson(result->refusal)},
                          {"requests", result->completed.load()},
                          {"errors", errors},
                          {"not_sent", result->not_sent.load()},

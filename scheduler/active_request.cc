@@ -58,7 +58,7 @@ ActiveRequest::ActiveRequest(Request request_in, int64_t arrival_in, int64_t ten
 
 FinishReason ActiveRequest::AddToken(int32_t choice, int32_t token_id, std::string* text) {
   Sequence& sequence = sequences[choice];
-  sequence.tokens.push_back(token_id);
+  sequence.TakeToken(token_id);
   ++completion_tokens;
   choices[choice].counts.Add(token_id);
   if (IsStopId(token_id)) return FinishReason::kStop;  // counted and listed, never shown

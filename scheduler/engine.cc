@@ -210,6 +210,8 @@ bool Engine::Step() {
   const Batch& batch = builder_.Build(plan);
   const std::span<SampledToken> sampled = std::span(sampled_).first(builder_.sampling().size());
   executor_->Launch({plan.zero_blocks, plan.copy_from, plan.copy_to}, batch, builder_.sampling());
+  scheduler_.NoteLaunched();
+  scheduler_.PlanAhead();  // while the device works
   const absl::Status status = executor_->Wait(sampled);
   const int64_t now_ns = clock_->NowNs();
   if (!status.ok()) {
@@ -217,7 +219,6 @@ bool Engine::Step() {
     return true;
   }
   Charge(plan, now_ns);
-  scheduler_.CompleteStep();
   Deliver(now_ns);
   CloseStep(now_ns);
   return true;
@@ -276,7 +277,7 @@ void Engine::LetStalledGoOn() {
     for (Sequence& sequence : request->sequences) {
       if (!sequence.stalled || sequence.finished) continue;
       if (!request->request.stream->HasRoom(sequence.choice)) continue;
-      sequence.stalled = false;
+      scheduler_.SetStalled(&sequence, false);
       --stalled_choices_;
     }
   }

@@ -204,7 +204,7 @@ void Engine::DeliverToken(ActiveRequest* request, int32_t choice, const SampledT
   if (reason == FinishReason::kNone) {
     scheduler_.Continue(&sequence, request);
     if (appended.has_room) return;
-    sequence.stalled = true;
+    scheduler_.SetStalled(&sequence, true);
     ++stalled_choices_;
     request->choices[choice].stalled_since_ns = now_ns;
     NoteAlarm(now_ns + options_.stall_limit_ns);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "model/check.h"
 
@@ -31,12 +32,14 @@ Scheduler::Scheduler(const SchedulerOptions& options, BlockPool* pool)
   CHECK_GE(options.logit_rows_max, options.sequences_max);
   CHECK_GT(options.preemptions_max, 0);
   running_.reserve(options.sequences_max);
-  // One more: the oldest prompt may be planned twice for a moment.
-  plan_.entries.reserve(options.sequences_max + 1);
   ready_.reserve(options.sequences_max);
-  plan_.zero_blocks.reserve(pool->blocks_total());
-  plan_.copy_from.reserve(options.sequences_max);
-  plan_.copy_to.reserve(options.sequences_max);
+  for (StepPlan& plan : plans_) {
+    // One more: the oldest prompt may be planned twice for a moment.
+    plan.entries.reserve(options.sequences_max + 1);
+    plan.zero_blocks.reserve(pool->blocks_total());
+    plan.copy_from.reserve(options.sequences_max);
+    plan.copy_to.reserve(options.sequences_max);
+  }
 }
 
 int64_t Scheduler::BlocksMax(int64_t prompt_tokens, int64_t max_tokens, int32_t choices) const {
@@ -58,6 +61,7 @@ void Scheduler::Add(SequenceGroup* group, int32_t choices, int64_t now_ns) {
   CHECK_LE(BlocksMax(group->prompt_tokens(), group->max_tokens, choices), pool_->blocks_total());
   CHECK_LT(last_arrival_, group->arrival);
   last_arrival_ = group->arrival;
+  planned_ahead_ = false;
   const RopeRegime regime = RegimeOf(group->prompt_tokens(), group->max_tokens);
   group->sequences.resize(choices);
   for (int32_t choice = 0; choice < choices; ++choice) {
@@ -71,6 +75,7 @@ void Scheduler::Add(SequenceGroup* group, int32_t choices, int64_t now_ns) {
 }
 
 void Scheduler::Remove(SequenceGroup* group, bool tainted) {
+  planned_ahead_ = false;
   queue_.Leave(group);
   for (Sequence& sequence : group->sequences) {
     if (sequence.finished) continue;
@@ -84,21 +89,25 @@ void Scheduler::Remove(SequenceGroup* group, bool tainted) {
 
 const StepPlan& Scheduler::PlanStep(int64_t now_ns) {
   now_ns_ = now_ns;
-  plan_.Clear();
+  if (!std::exchange(planned_ahead_, false)) Plan();
+  FinishPlan();
+  return *plan_;
+}
+
+void Scheduler::Plan() {
+  plan_->Clear();
   budget_.Start();
   const bool gave_way = MakeBatchGiveWay();
-  const int32_t preemptions = plan_.preemptions;
+  const int32_t preemptions = plan_->preemptions;
   MakeRoomForDecodes();
   PlanDecodes();
   // Blocks that were just taken from somebody are not for newcomers, nor for the one they came
   // from.
-  const bool pressed = plan_.preemptions > preemptions;
+  const bool pressed = plan_->preemptions > preemptions;
   const int32_t classes = pressed ? 0 : gave_way ? kPriorityClasses - 1 : kPriorityClasses;
   PlanPrompts(classes);
-  if (plan_.empty() && classes < kPriorityClasses) PlanPrompts(kPriorityClasses);
-  if (plan_.empty()) Rescue();
-  FinishPlan();
-  return plan_;
+  if (plan_->empty() && classes < kPriorityClasses) PlanPrompts(kPriorityClasses);
+  if (plan_->empty()) Rescue();
 }
 
 void Scheduler::PlanDecodes() {
@@ -112,7 +121,7 @@ void Scheduler::PlanDecodes() {
       entry.tokens = 1;
       entry.phase = Phase::kDecode;
       entry.draws = true;
-      ++plan_.decode_tokens;
+      ++plan_->decode_tokens;
       budget_.AddDecode(entry.first);
       AddEntry(entry);
     }
@@ -124,7 +133,7 @@ void Scheduler::PlanDecodes() {
 void Scheduler::PlanPrompts(int32_t classes) {
   GatherReady(classes);
   const int32_t oldest_entry = PlanOldest();
-  const SequenceGroup* oldest = oldest_entry >= 0 ? plan_.entries[oldest_entry].group : nullptr;
+  const SequenceGroup* oldest = oldest_entry >= 0 ? plan_->entries[oldest_entry].group : nullptr;
   bool held_back = false;
   while (!ready_.empty() && !budget_.spent()) {
     std::pop_heap(ready_.begin(), ready_.end(), Behind);
@@ -175,7 +184,7 @@ int32_t Scheduler::PlanOldest() {
       if (!group->MustCatchUp(sequence)) continue;
       if (ready_.front().group == group) return -1;
       if (!PlanCatchUp(group, &sequence, options_.block_tokens)) return -1;
-      return static_cast<int32_t>(plan_.entries.size()) - 1;
+      return static_cast<int32_t>(plan_->entries.size()) - 1;
     }
   }
   return -1;
@@ -183,11 +192,11 @@ int32_t Scheduler::PlanOldest() {
 
 // Its turn has come, and more fits.
 void Scheduler::TakeBack(int32_t index) {
-  const PlanEntry& entry = plan_.entries[index];
+  const PlanEntry& entry = plan_->entries[index];
   budget_.TakeBackPrompt(entry.first, entry.end(), entry.phase);
-  plan_.tokens -= entry.tokens;
-  plan_.logit_rows -= entry.logit_rows();
-  plan_.entries.erase(plan_.entries.begin() + index);
+  plan_->tokens -= entry.tokens;
+  plan_->logit_rows -= entry.logit_rows();
+  plan_->entries.erase(plan_->entries.begin() + index);
 }
 
 void Scheduler::PlanCatchUps(SequenceGroup* group) {
@@ -198,17 +207,17 @@ void Scheduler::PlanCatchUps(SequenceGroup* group) {
 }
 
 void Scheduler::FinishPlan() {
-  for (const PlanEntry& entry : plan_.entries) {
+  for (const PlanEntry& entry : plan_->entries) {
     if (entry.sequence->copy_from < 0) continue;
-    plan_.copy_from.push_back(entry.sequence->copy_from);
-    plan_.copy_to.push_back(entry.sequence->copy_to);
+    plan_->copy_from.push_back(entry.sequence->copy_from);
+    plan_->copy_to.push_back(entry.sequence->copy_to);
   }
   // A step that does not run zeroes nothing: what must be zeroed waits for one that does.
-  if (!plan_.empty()) pool_->TakeZeroWork(&plan_.zero_blocks);
+  if (!plan_->empty()) pool_->TakeZeroWork(&plan_->zero_blocks);
 }
 
-void Scheduler::CompleteStep() {
-  for (const PlanEntry& entry : plan_.entries) {
+void Scheduler::NoteLaunched() {
+  for (const PlanEntry& entry : plan_->entries) {
     Sequence& sequence = *entry.sequence;
     SequenceGroup& group = *entry.group;
     CHECK_EQ(sequence.computed, entry.first);
@@ -216,19 +225,27 @@ void Scheduler::CompleteStep() {
     sequence.copy_from = sequence.copy_to = -1;
     group.prompt_scored = std::max(group.prompt_scored, entry.score_end);
     if (group.Leads(sequence) && sequence.computed == sequence.prompt_tokens) Fork(&group);
+    sequence.drawing = entry.draws;
+    if (!entry.draws_for_all) continue;
+    for (Sequence& other : group.sequences) other.drawing = !other.finished;
   }
 }
 
 void Scheduler::Continue(Sequence* sequence, SequenceGroup* group) {
   CHECK_EQ(sequence->computed, sequence->length() - 1);
-  const bool crosses =
-      options_.positions_original > 0 && options_.rope_policy == RopePolicy::kExact &&
-      sequence->regime == RopeRegime::kShort && sequence->length() > options_.positions_original;
-  if (crosses) Cross(sequence, *group);
+  if (!Crosses(*sequence)) return;
+  planned_ahead_ = false;
+  Cross(sequence, *group);
+}
+
+void Scheduler::SetStalled(Sequence* sequence, bool stalled) {
+  planned_ahead_ = false;
+  sequence->stalled = stalled;
 }
 
 void Scheduler::Finish(Sequence* sequence, SequenceGroup* group) {
   CHECK(!sequence->finished);
+  planned_ahead_ = false;
   sequence->finished = true;
   sequence->blocks.Clear();
   if (group->running) --sequences_running_;
@@ -237,17 +254,20 @@ void Scheduler::Finish(Sequence* sequence, SequenceGroup* group) {
 // Blocks for the sequence's first `tokens` positions, and a block of its own where it writes next.
 // All or nothing: a copy that waited for a later step might find its source rewritten.
 bool Scheduler::TryExtend(Sequence* sequence, const SequenceGroup& group, int32_t tokens) {
-  const int32_t write_block = sequence->computed / options_.block_tokens;
-  const bool shared = write_block < sequence->blocks.size() &&
-                      pool_->references(sequence->blocks.blocks()[write_block]) > 1;
+  const bool shared = SharesItsWriteBlock(*sequence);
   const int32_t missing = std::max(0, BlocksFor(tokens) - sequence->blocks.size());
   if (missing + shared > pool_->blocks_free()) return false;
   if (shared) {
-    CHECK(pool_->TryMakeOwn(write_block, group.tenant, &sequence->blocks, &sequence->copy_from,
-                            &sequence->copy_to));
+    CHECK(pool_->TryMakeOwn(WriteBlock(*sequence), group.tenant, &sequence->blocks,
+                            &sequence->copy_from, &sequence->copy_to));
   }
   CHECK(pool_->TryTake(missing, group.tenant, &sequence->blocks));
   return true;
+}
+
+bool Scheduler::SharesItsWriteBlock(const Sequence& sequence) const {
+  const int32_t block = WriteBlock(sequence);
+  return block < sequence.blocks.size() && pool_->references(sequence.blocks.blocks()[block]) > 1;
 }
 
 // A chunk, of at most tokens_max, for a sequence that has more than one token to compute. False
@@ -296,7 +316,7 @@ PlanEntry Scheduler::MakeCatchUp(SequenceGroup* group, Sequence* sequence, int32
 
 // Each scored position takes a logit row: the chunk ends where the rows do.
 void Scheduler::LimitToRows(PlanEntry* entry) const {
-  const int32_t rows_left = options_.logit_rows_max - plan_.logit_rows;
+  const int32_t rows_left = options_.logit_rows_max - plan_->logit_rows;
   if (entry->logit_rows() <= rows_left) return;
   const int32_t excess = entry->logit_rows() - rows_left;
   *entry = MakeCatchUp(entry->group, entry->sequence, entry->tokens - excess);
@@ -304,9 +324,9 @@ void Scheduler::LimitToRows(PlanEntry* entry) const {
 }
 
 void Scheduler::AddEntry(const PlanEntry& entry) {
-  plan_.entries.push_back(entry);
-  plan_.tokens += entry.tokens;
-  plan_.logit_rows += entry.logit_rows();
+  plan_->entries.push_back(entry);
+  plan_->tokens += entry.tokens;
+  plan_->logit_rows += entry.logit_rows();
 }
 
 // What the prefix cache has of the prompt, to hits_. Its last position is computed in any case: the
@@ -423,6 +443,11 @@ void Scheduler::Fork(SequenceGroup* group) {
   group->leader = -1;
 }
 
+bool Scheduler::Crosses(const Sequence& sequence) const {
+  return options_.positions_original > 0 && options_.rope_policy == RopePolicy::kExact &&
+         sequence.regime == RopeRegime::kShort && sequence.length() > options_.positions_original;
+}
+
 // The sequence outgrew the short regime: every key so far was made with the wrong factors. It gives
 // its blocks back and prefills anew, as any prompt does, and pays for it.
 void Scheduler::Cross(Sequence* sequence, const SequenceGroup& group) {
@@ -436,6 +461,6 @@ void Scheduler::Cross(Sequence* sequence, const SequenceGroup& group) {
 // Blocks that prefill leaves free for those who decode: a quarter of a block each, that is four
 // steps' growth at 16 tokens a block. Without it a prompt takes the last block and is itself
 // preempted in the next step.
-int32_t Scheduler::growth_blocks() const { return (plan_.decode_tokens + 3) / 4; }
+int32_t Scheduler::growth_blocks() const { return (plan_->decode_tokens + 3) / 4; }
 
 }  // namespace tuppence

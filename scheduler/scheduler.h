@@ -16,6 +16,7 @@
 // starts again later, at most preemptions_max times. Batch gives way to whoever waits above it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -73,16 +74,26 @@ class Scheduler {
     FairQueue::Charge(group->lane, machine_ns);
   }
 
-  // The plan of the next step; valid until the next call. An empty plan: nobody can run.
+  // The plan of the next step, made ahead or now; valid until the next call. An empty plan: nobody
+  // can run.
   const StepPlan& PlanStep(int64_t now_ns);
-  // The planned step was computed: its positions lie in the pages now.
-  void CompleteStep();
+  // The planned step is with the device: its positions count as computed, and who draws has one
+  // token more.
+  void NoteLaunched();
+  // Plans the next step while the device is at this one, as it will be if nothing changes until
+  // then: nobody comes, ends or stalls, and nobody waits who might start. Where it does, or where
+  // blocks would have to be taken from somebody, PlanStep plans anew: what was made ahead are
+  // blocks that their sequences need in any case.
+  void PlanAhead();
+  bool planned_ahead() const { return planned_ahead_; }
 
   // The sequence's prompt was read and gave numbers: from now on others of its tenant may share it.
   void KeepPrompt(const SequenceGroup& group, const Sequence& sequence);
   // After a token was drawn for the sequence and added to its tokens: it goes on, or it has ended.
   void Continue(Sequence* sequence, SequenceGroup* group);
   void Finish(Sequence* sequence, SequenceGroup* group);
+  // Its reader has no room, or has again.
+  void SetStalled(Sequence* sequence, bool stalled);
 
   int32_t places_free() const { return options_.sequences_max - sequences_running_; }
 
@@ -105,13 +116,23 @@ class Scheduler {
     return static_cast<int32_t>((tokens + options_.block_tokens - 1) / options_.block_tokens);
   }
 
+  int32_t WriteBlock(const Sequence& sequence) const {
+    return sequence.computed / options_.block_tokens;
+  }
+
   // PlanStep's parts, in order.
+  void Plan();
   bool MakeBatchGiveWay();
   void MakeRoomForDecodes();
   void PlanDecodes();
   void PlanPrompts(int32_t classes);
   void Rescue();
   void FinishPlan();
+
+  bool SomebodyMayStart() const;
+  bool GoesOnAsItIs(const SequenceGroup& group, const Sequence& sequence) const;
+  bool SharesItsWriteBlock(const Sequence& sequence) const;
+  bool Crosses(const Sequence& sequence) const;
 
   void GatherReady(int32_t classes);
   void PushReady(SequenceGroup* group);
@@ -157,7 +178,10 @@ class Scheduler {
   StepBudget budget_;
   std::vector<Ready> ready_;   // a heap, the first in line on top
   std::vector<int32_t> hits_;  // blocks for who is about to start
-  StepPlan plan_;
+  // The plan being made, and the one that the device is at.
+  std::array<StepPlan, 2> plans_;
+  StepPlan* plan_ = &plans_[0];
+  bool planned_ahead_ = false;  // plan_ is the next step's
 };
 
 }  // namespace tuppence

@@ -68,7 +68,7 @@ void Scheduler::MakeRoomForDecodes() {
 // only what slow readers hold.
 void Scheduler::Rescue() {
   if (RescuePrompt()) return;
-  while (plan_.empty() && queue_.First(now_ns_) != nullptr) {
+  while (plan_->empty() && queue_.First(now_ns_) != nullptr) {
     SequenceGroup* victim = PickVictim(/*spared=*/nullptr, Among::kStalled);
     if (victim == nullptr) return;
     Preempt(victim);
@@ -136,7 +136,7 @@ void Scheduler::Preempt(SequenceGroup* group) {
   ++group->preemptions;
   group->pinned = group->preemptions >= options_.preemptions_max;
   queue_.Requeue(group, now_ns_);
-  ++plan_.preemptions;
+  ++plan_->preemptions;
 }
 
 void Scheduler::DropPreempted() {

@@ -28,19 +28,27 @@ struct Sequence {
   RopeRegime regime = RopeRegime::kShort;
   BlockLease blocks;
   bool follows = false;   // waits for the group's leader to prefill the prompt they share
-  bool stalled = false;   // its reader has no room; set by the engine
+  bool stalled = false;   // its reader has no room
+  bool drawing = false;   // the step that draws its next token is with the device
   bool finished = false;  // holds nothing any more
 
   // Before its first write into a block it shares it gets its own, copied in the next step.
   int32_t copy_from = -1;
   int32_t copy_to = -1;
 
-  int32_t length() const { return static_cast<int32_t>(tokens.size()); }
+  // The token being drawn included.
+  int32_t length() const { return static_cast<int32_t>(tokens.size()) + drawing; }
   int32_t output_tokens() const { return length() == 0 ? 0 : length() - prompt_tokens; }
   bool crossed() const { return prefill_end > prompt_tokens; }
   // Only its newest token is missing in the pages: it takes one token a step.
   bool decodes() const { return computed >= prefill_end && computed == length() - 1; }
   bool ready_to_decode() const { return !finished && !follows && !stalled && decodes(); }
+
+  // The token that was drawn.
+  void TakeToken(int32_t token_id) {
+    tokens.push_back(token_id);
+    drawing = false;
+  }
 };
 
 struct SequenceGroup {

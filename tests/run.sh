@@ -105,6 +105,7 @@ if build cpu; then
     gtest "build/cpu/tests/$name/${name}_test"
   done
   script build/cpu/tests/scheduler/simulation/scheduler_simulation --seeds 1000
+  script "$python" tests/scheduler/simulation/planted.py build/cpu
   script "$python" tests/cuda_emulated/service_test.py build/cpu
   script build/cpu/bench/gpu_bench --emulated
   script "$python" tests/end_to_end/observability_test.py build/cpu
@@ -121,10 +122,12 @@ fi
 
 if [ "$sanitizers" -eq 1 ]; then
   # AddressSanitizer and UndefinedBehaviorSanitizer over everything but the end-to-end scripts.
-  if build asan model_test cuda_emulated_test ops_test golden_test scheduler_test service_test; then
+  if build asan model_test cuda_emulated_test ops_test golden_test scheduler_test scheduler_simulation \
+      service_test; then
     for name in model cuda_emulated ops golden scheduler service; do
       gtest "build/asan/tests/$name/${name}_test"
     done
+    script build/asan/tests/scheduler/simulation/scheduler_simulation --seeds 1000
   fi
   # ThreadSanitizer where threads meet: the engine and the thread pool. Debian's gRPC is not built
   # for it, so the service is left out.

@@ -57,9 +57,11 @@ class SchedulerPlayer {
 
   const StepPlan& Plan() { return scheduler_.PlanStep(now_ns_); }
 
-  // Draws a token for everyone who draws; whoever has all its tokens ends.
+  // Draws a token for everyone who draws; whoever has all its tokens ends. The next step is planned
+  // meanwhile, as the engine does.
   void Complete(const StepPlan& plan) {
-    scheduler_.CompleteStep();
+    scheduler_.NoteLaunched();
+    if (plans_ahead_) scheduler_.PlanAhead();
     for (const PlanEntry& entry : plan.entries) {
       scheduler_.Charge(entry.group, entry.tokens * kTokenNs);
     }
@@ -67,7 +69,7 @@ class SchedulerPlayer {
       if (!entry.draws) continue;
       for (Sequence& sequence : entry.group->sequences) {
         if (sequence.finished || (!entry.draws_for_all && &sequence != entry.sequence)) continue;
-        sequence.tokens.push_back(7);
+        sequence.TakeToken(7);
         if (sequence.output_tokens() < entry.group->max_tokens) {
           scheduler_.Continue(&sequence, entry.group);
         } else {
@@ -86,11 +88,13 @@ class SchedulerPlayer {
   }
 
   void Advance(int64_t ns) { now_ns_ += ns; }
+  void PlanNothingAhead() { plans_ahead_ = false; }
   BlockPool& pool() { return pool_; }
   Scheduler& scheduler() { return scheduler_; }
 
  private:
   int64_t now_ns_ = 0;
+  bool plans_ahead_ = true;
   BlockPool pool_;
   std::vector<std::unique_ptr<SequenceGroup>> groups_;
   Scheduler scheduler_;

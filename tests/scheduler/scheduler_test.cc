@@ -273,7 +273,7 @@ TEST(SchedulerTest, AStalledSequenceIsLeftOutAndKeepsItsBlocks) {
   SequenceGroup* slow = player.Add(4, 30);
   SequenceGroup* other = player.Add(4, 30);
   player.Step();
-  slow->sequences[0].stalled = true;
+  player.scheduler().SetStalled(&slow->sequences[0], true);
   const int32_t blocks = slow->sequences[0].blocks.size();
   for (int32_t step = 0; step < 5; ++step) {
     const StepPlan& plan = player.Plan();
@@ -282,7 +282,7 @@ TEST(SchedulerTest, AStalledSequenceIsLeftOutAndKeepsItsBlocks) {
     player.Complete(plan);
   }
   EXPECT_EQ(slow->sequences[0].blocks.size(), blocks);
-  slow->sequences[0].stalled = false;
+  player.scheduler().SetStalled(&slow->sequences[0], false);
   EXPECT_EQ(TokensOf(player.Plan(), slow), 1);
 }
 
@@ -290,7 +290,7 @@ TEST(SchedulerTest, StalledSequencesDoNotKeepANewcomerFromTheLastBlocks) {
   SchedulerPlayer player(SmallSchedulerOptions(), 8);
   SequenceGroup* slow = player.Add(30, 2);
   while (slow->sequences[0].output_tokens() == 0) player.Step();
-  slow->sequences[0].stalled = true;
+  player.scheduler().SetStalled(&slow->sequences[0], true);
   SequenceGroup* other = player.Add(10, 3);
   for (int32_t step = 0; step < 5; ++step) player.Step();
   EXPECT_EQ(other->live_sequences(), 0) << "it ran";
@@ -324,7 +324,7 @@ TEST(SchedulerTest, BlocksOfAnotherTenantAreZeroedThoughThePlanThatTookThemWasEm
   SequenceGroup* keeper = player.AddFor({.id = 3}, 8, 4);
   keeper->pinned = true;
   player.Step();
-  keeper->sequences[0].stalled = true;
+  player.scheduler().SetStalled(&keeper->sequences[0], true);
   ASSERT_EQ(player.pool().blocks_free(), 3);
 
   // Two choices, and a block for one of them: both give back what they have.

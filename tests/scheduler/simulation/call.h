@@ -37,6 +37,7 @@ class Call final : public StreamReader {
   void CheckEnd(SimulatedDevice* device, int64_t drained_from_ns) const;
 
   const CallPlan& plan() const { return plan_; }
+  const RequestEnd& end() const { return *end_; }  // requires: CheckEnd
   const std::string& id() const { return id_; }
   // The engine has let go of it.
   bool released() const { return hold_.expired(); }

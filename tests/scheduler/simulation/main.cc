@@ -30,6 +30,35 @@ bool Parse(int argc, char** argv, Flags* flags) {
   return flags->seeds > 0;
 }
 
+void Print(uint64_t seeds, const Outcome& all) {
+  const auto ends = [&](FinishReason reason) {
+    return static_cast<long long>(all.ends[static_cast<int>(reason)]);
+  };
+  std::printf(
+      "%llu seeds: %lld calls, %lld of them refused and %lld broken off by a crash; %lld steps, "
+      "%lld preemptions, %lld calls pinned, %lld tokens recomputed, %lld from the prefix cache; "
+      "choices ended: %lld stop, %lld length, %lld cancelled, %lld deadline, %lld error, %lld "
+      "drained; trace %016llx\n",
+      static_cast<unsigned long long>(seeds), static_cast<long long>(all.calls),
+      static_cast<long long>(all.refused), static_cast<long long>(all.broken),
+      static_cast<long long>(all.steps), static_cast<long long>(all.preemptions),
+      static_cast<long long>(all.pinned), static_cast<long long>(all.recomputed_tokens),
+      static_cast<long long>(all.cached_tokens), ends(FinishReason::kStop),
+      ends(FinishReason::kLength), ends(FinishReason::kCancelled), ends(FinishReason::kDeadline),
+      ends(FinishReason::kError), ends(FinishReason::kDrained),
+      static_cast<unsigned long long>(all.trace));
+}
+
+// So many seeds lead everywhere; where they do not, what was drawn has become too tame.
+bool CoversEverything(const Outcome& all) {
+  bool covers = all.refused > 0 && all.broken > 0 && all.pinned > 0 && all.recomputed_tokens > 0 &&
+                all.cached_tokens > 0;
+  for (int reason = static_cast<int>(FinishReason::kStop); reason < kFinishReasons; ++reason) {
+    covers = covers && all.ends[reason] > 0;
+  }
+  return covers;
+}
+
 int Main(int argc, char** argv) {
   Flags flags;
   if (!Parse(argc, argv, &flags)) {
@@ -54,14 +83,12 @@ int Main(int argc, char** argv) {
                 static_cast<long long>(first.steps), static_cast<long long>(first.preemptions),
                 static_cast<unsigned long long>(first.trace));
   }
-  std::printf(
-      "%llu seeds: %lld calls, %lld of them refused and %lld broken off by a crash; %lld steps, "
-      "%lld preemptions, %lld tokens recomputed; trace %016llx\n",
-      static_cast<unsigned long long>(flags.seeds), static_cast<long long>(all.calls),
-      static_cast<long long>(all.refused), static_cast<long long>(all.broken),
-      static_cast<long long>(all.steps), static_cast<long long>(all.preemptions),
-      static_cast<long long>(all.recomputed_tokens), static_cast<unsigned long long>(all.trace));
-  return 0;
+  Print(flags.seeds, all);
+  constexpr uint64_t kSeedsEnough = 1000;
+  if (flags.seeds < kSeedsEnough || CoversEverything(all)) return 0;
+  std::fprintf(stderr,
+               "something that seeds are to lead to never came about: a figure above is 0\n");
+  return 1;
 }
 
 }  // namespace

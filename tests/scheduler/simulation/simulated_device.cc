@@ -41,6 +41,7 @@ SimulatedDevice::SimulatedDevice(const Scenario& scenario, int64_t steps_before,
       block_tokens_(scenario.options.block_tokens),
       clock_(clock),
       model_(scenario.options.cost, 0),
+      fair_watch_(scenario.options.class_wait_max_ns),
       draw_(scenario.seed ^ static_cast<uint64_t>(steps_before)),
       slots_(size_t{1} * scenario.options.blocks * scenario.options.block_tokens),
       owner_tenants_(scenario.options.blocks, kNobody),
@@ -53,6 +54,7 @@ SimulatedDevice::SimulatedDevice(const Scenario& scenario, int64_t steps_before,
 
 void SimulatedDevice::Launch(const BlockWork& blocks, const Batch& batch,
                              std::span<const SamplingRow> sampling) {
+  fair_watch_.StepPlanned(engine_->scheduler(), clock_->NowNs());
   NoteOwners();
   CheckBatch(batch, sampling);
   CheckNobodyForgotten(sampling);

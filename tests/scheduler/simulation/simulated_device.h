@@ -13,6 +13,7 @@
 #include "scheduler/engine.h"
 #include "scheduler/simulation/virtual_clock.h"
 #include "scheduler/step_executor.h"
+#include "tests/scheduler/simulation/fair_watch.h"
 #include "tests/scheduler/simulation/oracle.h"
 
 namespace tuppence::simulation {
@@ -35,6 +36,7 @@ class SimulatedDevice final : public StepExecutor {
   // Blocks that nobody holds and no cache keeps: whoever reads them gets a wrong answer.
   void PoisonFreeBlocks();
 
+  FairWatch& fair_watch() { return fair_watch_; }
   int64_t steps() const { return steps_; }
   bool failed() const { return failed_; }
   uint64_t trace() const { return trace_; }
@@ -57,6 +59,7 @@ class SimulatedDevice final : public StepExecutor {
   VirtualClock* const clock_;
   const Engine* engine_ = nullptr;
   const StepCostModel model_;
+  FairWatch fair_watch_;
   Draw draw_;
   std::map<uint64_t, const CallPlan*> poisoned_;
   std::vector<Slot> slots_;             // [blocks * block_tokens]

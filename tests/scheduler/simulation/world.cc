@@ -1,6 +1,7 @@
 #include "tests/scheduler/simulation/world.h"
 
 #include <algorithm>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "tests/scheduler/simulation/invariants.h"
@@ -32,6 +33,9 @@ void Outcome::Add(const Outcome& other) {
   broken += other.broken;
   preemptions += other.preemptions;
   recomputed_tokens += other.recomputed_tokens;
+  pinned += other.pinned;
+  cached_tokens += other.cached_tokens;
+  for (int reason = 0; reason < kFinishReasons; ++reason) ends[reason] += other.ends[reason];
 }
 
 World::Life::Life(const Scenario& scenario, int64_t steps_before, Disk* disk, VirtualClock* clock)
@@ -187,6 +191,7 @@ void World::Bury() {
     call->TakeRest(clock_.NowNs());
     call->CheckEnd(&life_->device, life_->grace_until_ns);
     Fold(&outcome_.trace, call->trace());
+    Count(call->end());
   }
   Fold(&outcome_.trace, life_->device.trace());
   Fold(&outcome_.trace, static_cast<uint64_t>(engine.ledger().totals().request_ns));
@@ -197,13 +202,21 @@ void World::Bury() {
   life_.reset();
 }
 
+void World::Count(const RequestEnd& end) {
+  outcome_.pinned += end.usage.preemptions == scenario_.options.preemptions_max;
+  outcome_.cached_tokens += end.usage.cached_tokens;
+  for (const FinishReason reason : end.finish_reasons) ++outcome_.ends[static_cast<int>(reason)];
+}
+
 void World::Step() {
   const int64_t begin_ns = clock_.NowNs();
   idle_ = !life_->engine->Step();
+  life_->device.fair_watch().StepEnded(life_->engine->scheduler(), clock_.NowNs());
   CheckBlocks(*life_->engine);
   CheckCaps(*life_->engine, life_->admission, scenario_);
   CheckBooks(*life_->engine, clock_.NowNs());
   CheckCalls(begin_ns);
+  CheckTenantCaps();
   if (idle_) CheckIdle();
   life_->device.PoisonFreeBlocks();
   Fold(&outcome_.trace, static_cast<uint64_t>(clock_.NowNs()));
@@ -229,6 +242,25 @@ void World::CheckCalls(int64_t step_begin_ns) {
   }
   while (life_->first_open < calls.size() && calls[life_->first_open]->released()) {
     ++life_->first_open;
+  }
+}
+
+void World::CheckTenantCaps() {
+  struct Held {
+    int64_t requests = 0;
+    int64_t prompt_tokens = 0;
+  };
+  std::map<int32_t, Held> tenants;
+  for (size_t i = life_->first_open; i < life_->calls.size(); ++i) {
+    const Call& call = *life_->calls[i];
+    if (call.released()) continue;
+    Held& held = tenants[call.plan().tenant];
+    ++held.requests;
+    held.prompt_tokens += static_cast<int64_t>(call.plan().prompt.size());
+    Require(held.requests <= scenario_.limits.tenant_requests_max,
+            "a tenant holds more requests than it may");
+    Require(held.prompt_tokens <= scenario_.limits.tenant_prompt_tokens_max,
+            "a tenant holds more prompt tokens than it may");
   }
 }
 

@@ -2,6 +2,7 @@
 // again; calls; readers; books; and the checks after every step. One thread, virtual time.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -16,6 +17,8 @@
 
 namespace tuppence::simulation {
 
+constexpr int kFinishReasons = static_cast<int>(FinishReason::kDrained) + 1;
+
 // What a run came to, for the report and the comparison of two runs of one seed.
 struct Outcome {
   uint64_t trace = 0;
@@ -25,6 +28,9 @@ struct Outcome {
   int64_t broken = 0;  // by a crash
   int64_t preemptions = 0;
   int64_t recomputed_tokens = 0;
+  int64_t pinned = 0;  // calls that were preempted as often as may be
+  int64_t cached_tokens = 0;
+  std::array<int64_t, kFinishReasons> ends = {};  // by FinishReason
 
   void Add(const Outcome& other);
 };
@@ -57,6 +63,8 @@ class World {
   void Bury();
   void Step();
   void CheckCalls(int64_t step_begin_ns);
+  void CheckTenantCaps();
+  void Count(const RequestEnd& end);
   void CheckIdle();
   void ReadAndRecord();
   void Wait();

@@ -1,0 +1,248 @@
+#!/usr/bin/env python3
+"""What a service under more load than it can bear does to its callers: prints a report for bench/results/.
+
+    python3 bench/overload_bench.py build/cpu [--model DIR] [--seconds 20] [--rounds 3]
+
+1. Ten times the requests a second that it can serve: how soon the refused ones hear of it, what becomes of
+   the throughput, and of the memory.
+2. A short request behind the longest prompts: when it starts, in steps.
+3. Readers that stop reading while others read: what they cost the others.
+"""
+import argparse
+import contextlib
+import json
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+
+import grpc
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+DEMO = str(ROOT / "deploy/demo_model/checkpoint")
+PORT, ADMIN_PORT = 9480, 9481
+MIB = 1 << 20
+
+
+class Service:
+    """`tuppence serve`, ready."""
+
+    def __init__(self, options, *flags):
+        self.process = subprocess.Popen(
+            [f"{options.build}/service/tuppence", "serve", "--model", options.model, "--port", str(PORT),
+             "--admin-port", str(ADMIN_PORT), "--log-level", "warning", *flags],
+            stdout=subprocess.DEVNULL)
+        while True:
+            assert self.process.poll() is None, "the service ended"
+            with contextlib.suppress(OSError):
+                page("readyz")
+                return
+            time.sleep(0.05)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+
+    def memory_bytes(self):
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(re.search(r"VmRSS:\s+(\d+)", status).group(1))
+
+
+def page(name):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://127.0.0.1:{ADMIN_PORT}/{name}") as answer:
+        return answer.read().decode()
+
+
+def metric(name):
+    return sum(float(line.rsplit(" ", 1)[1]) for line in page("metrics").splitlines()
+               if re.match(name + r"(\{| )", line))
+
+
+def load(options, folder, *flags):
+    """serve_bench's result. It exits 1 where calls were refused, as they are to be here."""
+    subprocess.run([f"{options.build}/bench/serve_bench", "--address", f"127.0.0.1:{PORT}", *flags,
+                    "--json", f"{folder}/load.json"], stdout=subprocess.DEVNULL, check=False)
+    return json.loads(pathlib.Path(folder, "load.json").read_text())
+
+
+class MemoryWatch:
+    """A service's resident bytes, five times a second."""
+
+    def __init__(self, service):
+        self.samples, self.done = [], threading.Event()
+        self.thread = threading.Thread(target=self.watch, args=(service,))
+
+    def watch(self, service):
+        while not self.done.wait(0.2):
+            self.samples.append(service.memory_bytes())
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.thread.join()
+
+
+def overload(options, folder):
+    lengths = ["--prompt", "200-400", "--output", "150-250"]
+    print(f"## Ten times what it can serve, {options.rounds} rounds\n\nAnswers of 150 to 250 tokens after "
+          "200 to 400; 16 run at a time and 32 wait.\n")
+    print("| round | peak, requests/s | tokens/s | asked, requests/s | refused | refusal p50, ms | p99, ms | "
+          "tokens/s | of peak | memory after a quarter, MiB | at most after |")
+    print("|---:" * 11 + "|")
+    goodput, p99 = [], []
+    with Service(options, "--sequences-max", "16", "--queue-requests-max", "48") as service:
+        load(options, folder, "--concurrency", "48", "--requests", "48", *lengths)
+        for one in range(options.rounds):
+            peak = load(options, folder, "--concurrency", "48", "--requests", str(options.peak_requests), *lengths)
+            rate = 10 * peak["requests_per_second"]
+            with MemoryWatch(service) as memory:
+                over = load(options, folder, "--rate", str(rate), "--seconds", str(options.seconds), *lengths)
+            quarter = memory.samples[len(memory.samples) // 4]
+            rest = max(memory.samples[len(memory.samples) // 4:])
+            part = over["output_tokens_per_second"] / peak["output_tokens_per_second"]
+            goodput.append(part)
+            p99.append(over["refusal_seconds"]["p99"])
+            print(f"| {one + 1} | {peak['requests_per_second']:.2f} | {peak['output_tokens_per_second']:.0f} | "
+                  f"{rate:.0f} | {over['refusal_seconds']['count']} | {1e3 * over['refusal_seconds']['p50']:.2f} | "
+                  f"{1e3 * p99[-1]:.2f} | {over['output_tokens_per_second']:.0f} | {100 * part:.1f} % | "
+                  f"{quarter / MIB:.1f} | {rest / MIB:.1f} |", flush=True)
+    print(f"\nRefusals' p99, median of the rounds: {1e3 * statistics.median(p99):.2f} ms (goal 10). Goodput: "
+          f"{100 * statistics.median(goodput):.1f} % of peak (goal 95).\n", flush=True)
+
+
+class Caller:
+    """Single calls, with prompts of token ids."""
+
+    def __init__(self, folder):
+        subprocess.run(["protoc", f"-I{ROOT}/proto", f"--python_out={folder}", "tuppence/v1/tuppence.proto"],
+                       check=True)
+        sys.path.append(folder)
+        from tuppence.v1 import tuppence_pb2
+        self.api = tuppence_pb2
+
+    def request(self, prompt_tokens, output_tokens, first_id=300, top_logprobs=None):
+        request = self.api.GenerateRequest()
+        request.token_ids.ids.extend(first_id + i % 500 for i in range(prompt_tokens))
+        request.sampling.max_tokens = output_tokens
+        request.sampling.temperature = 0
+        request.sampling.ignore_eos = True
+        request.output.no_text = True
+        if top_logprobs is not None:
+            request.output.logprobs = True
+            request.output.top_logprobs = top_logprobs
+        return request
+
+    def start(self, request):
+        """The call, on a connection of its own: whoever does not read holds up nobody else."""
+        channel = grpc.insecure_channel(f"127.0.0.1:{PORT}", options=[
+            ("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)])
+        generate = channel.unary_stream("/tuppence.v1.Inference/Generate",
+                                        self.api.GenerateRequest.SerializeToString,
+                                        self.api.GenerateResponse.FromString)
+        return channel, generate(request)
+
+    def usage(self, request):
+        channel, call = self.start(request)
+        with channel:
+            return [message for message in call][-1].usage
+
+
+def behind_the_longest(options, caller):
+    print("## A short request behind the longest prompts\n")
+    short, trials = caller.request(16, 4), options.trials
+    with Service(options, "--sequences-max", "16", "--prefix-cache", "off") as service:
+        del service
+        alone_s = statistics.median(caller.usage(short).prefill_seconds for _ in range(trials))
+        waits, prefills, longs = [], [], []
+        for one in range(trials):
+            behind = [caller.start(caller.request(options.longest, 2, first_id=300 + 7 * i)) for i in range(4)]
+            time.sleep(0.02 + 0.01 * (one % 10))  # at another point of the prompts each time
+            usage = caller.usage(short)
+            waits.append(usage.queue_seconds)
+            prefills.append(usage.prefill_seconds)
+            for channel, call in behind:
+                with channel:
+                    longs.append([message for message in call][-1].usage)
+        step_s = metric("tuppence_step_longest_seconds")
+    print(f"Four prompts of {options.longest} tokens are under way (each takes "
+          f"{statistics.median(usage.prefill_seconds for usage in longs):.2f} s beside the others) when one of 16 "
+          f"comes; {trials} times.\n")
+    print(f"From its arrival to its first step: median {1e3 * statistics.median(waits):.1f} ms, at most "
+          f"{1e3 * max(waits):.1f} ms; the longest step took {1e3 * step_s:.1f} ms, so at most "
+          f"{max(waits) / step_s:.2f} steps (goal 2).\nIts own prefill: median "
+          f"{1e3 * statistics.median(prefills):.1f} ms, at most {1e3 * max(prefills):.1f} ms: the step it shares "
+          f"with a long prompt's chunk ({1e3 * alone_s:.1f} ms alone).\n", flush=True)
+
+
+def wait_until_parked():
+    """Nobody else is there, and no token comes any more."""
+    before = -1
+    while (tokens := metric("tuppence_completion_tokens_total")) != before or tokens == 0:
+        before = tokens
+        time.sleep(1)
+
+
+def stalled_readers(options, folder, caller):
+    lengths = ["--concurrency", "100", "--requests", str(options.stalled_requests), "--warmup", "100", "--prompt", "60-100",
+               "--output", "80-120"]
+    speeds = {"without": [], "with": []}
+    for one in range(options.rounds):
+        for kind in sorted(speeds, reverse=one % 2 == 0):
+            with Service(options, "--sequences-max", "208", "--stall-seconds", "600") as service:
+                del service
+                stalled = []
+                if kind == "with":
+                    for i in range(100):
+                        request = caller.request(20, options.longest - 40, first_id=300 + i, top_logprobs=20)
+                        stalled.append(caller.start(request))
+                        next(stalled[-1][1])
+                    wait_until_parked()
+                    assert metric("tuppence_requests_running") == 100, "some stalled readers' answers have ended"
+                speeds[kind].append(load(options, folder, *lengths)["output_tokens_per_second"])
+                for channel, call in stalled:
+                    call.cancel()
+                    channel.close()
+    print(f"## 100 stalled readers among 200, {options.rounds} rounds in turns\n\n100 callers who read, alone and "
+          "beside 100 whose answers are parked with their blocks.\n")
+    for kind, values in speeds.items():
+        print(f"{kind:8} the stalled: tokens/s " + " ".join(f"{value:.0f}" for value in values)
+              + f"; median {statistics.median(values):.0f}")
+    ratio = statistics.median(speeds["with"]) / statistics.median(speeds["without"])
+    print(f"They cost the others {100 * (1 - ratio):.1f} % (goal at most 5).\n", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("build")
+    parser.add_argument("--model", default=DEMO)
+    parser.add_argument("--longest", type=int, default=2000, help="tokens: the longest prompt of the model")
+    parser.add_argument("--seconds", type=float, default=20, help="of overload")
+    parser.add_argument("--peak-requests", type=int, default=200, help="that show what it can serve")
+    parser.add_argument("--stalled-requests", type=int, default=600)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--only", choices=["overload", "short", "stalled"])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        caller = Caller(folder)
+        if options.only in (None, "overload"):
+            overload(options, folder)
+        if options.only in (None, "short"):
+            behind_the_longest(options, caller)
+        if options.only in (None, "stalled"):
+            stalled_readers(options, folder, caller)
+
+
+main()
