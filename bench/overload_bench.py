@@ -145,9 +145,11 @@ class Caller:
         return request
 
     def start(self, request):
-        """The call, on a connection of its own: whoever does not read holds up nobody else."""
+        """The call, on a connection of its own that takes 64 KiB ahead: whoever stops reading is felt soon, and
+        holds up nobody else."""
         channel = grpc.insecure_channel(f"127.0.0.1:{PORT}", options=[
-            ("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)])
+            ("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 16)])
         generate = channel.unary_stream("/tuppence.v1.Inference/Generate",
                                         self.api.GenerateRequest.SerializeToString,
                                         self.api.GenerateResponse.FromString)
@@ -159,31 +161,34 @@ class Caller:
             return [message for message in call][-1].usage
 
 
+def wait_behind(options, caller, prompts):
+    """How long short requests wait for their first step behind so many of the longest prompts."""
+    short = caller.request(16, 4)
+    waits, prefills, longs = [], [], []
+    for one in range(options.trials):
+        behind = [caller.start(caller.request(options.longest, 2, first_id=300 + 7 * i)) for i in range(prompts)]
+        time.sleep(0.02 + 0.01 * (one % 10))  # at another point of the prompts each time
+        usage = caller.usage(short)
+        waits.append(usage.queue_seconds)
+        prefills.append(usage.prefill_seconds)
+        for channel, call in behind:
+            with channel:
+                longs.append([message for message in call][-1].usage)
+    step_s = metric("tuppence_step_longest_seconds")
+    long_s = statistics.median(usage.prefill_seconds for usage in longs)
+    print(f"| {prompts} | {1e3 * long_s:.0f} | {1e3 * statistics.median(waits):.1f} | {1e3 * max(waits):.1f} | "
+          f"{1e3 * step_s:.1f} | {max(waits) / step_s:.2f} | {1e3 * statistics.median(prefills):.1f} |", flush=True)
+
+
 def behind_the_longest(options, caller):
-    print("## A short request behind the longest prompts\n")
-    short, trials = caller.request(16, 4), options.trials
-    with Service(options, "--sequences-max", "16", "--prefix-cache", "off") as service:
-        del service
-        alone_s = statistics.median(caller.usage(short).prefill_seconds for _ in range(trials))
-        waits, prefills, longs = [], [], []
-        for one in range(trials):
-            behind = [caller.start(caller.request(options.longest, 2, first_id=300 + 7 * i)) for i in range(4)]
-            time.sleep(0.02 + 0.01 * (one % 10))  # at another point of the prompts each time
-            usage = caller.usage(short)
-            waits.append(usage.queue_seconds)
-            prefills.append(usage.prefill_seconds)
-            for channel, call in behind:
-                with channel:
-                    longs.append([message for message in call][-1].usage)
-        step_s = metric("tuppence_step_longest_seconds")
-    print(f"Four prompts of {options.longest} tokens are under way (each takes "
-          f"{statistics.median(usage.prefill_seconds for usage in longs):.2f} s beside the others) when one of 16 "
-          f"comes; {trials} times.\n")
-    print(f"From its arrival to its first step: median {1e3 * statistics.median(waits):.1f} ms, at most "
-          f"{1e3 * max(waits):.1f} ms; the longest step took {1e3 * step_s:.1f} ms, so at most "
-          f"{max(waits) / step_s:.2f} steps (goal 2).\nIts own prefill: median "
-          f"{1e3 * statistics.median(prefills):.1f} ms, at most {1e3 * max(prefills):.1f} ms: the step it shares "
-          f"with a long prompt's chunk ({1e3 * alone_s:.1f} ms alone).\n", flush=True)
+    print(f"## A short request behind the longest prompts\n\nPrompts of {options.longest} tokens are under way or wait "
+          f"when one of 16 tokens comes, of the same tenant; {options.trials} times each.\n\n"
+          "| long prompts | each is read in, ms | wait for the first step, median, ms | at most, ms | longest step, ms | "
+          "wait in steps (goal 2) | its own prefill, ms |\n" + "|---:" * 7 + "|")
+    for prompts in (1, 4):
+        with Service(options, "--sequences-max", "16", "--kv-memory", "1G", "--prefix-cache", "off"):
+            wait_behind(options, caller, prompts)
+    print(flush=True)
 
 
 def wait_until_parked():
@@ -200,8 +205,7 @@ def stalled_readers(options, folder, caller):
     speeds = {"without": [], "with": []}
     for one in range(options.rounds):
         for kind in sorted(speeds, reverse=one % 2 == 0):
-            with Service(options, "--sequences-max", "208", "--stall-seconds", "600") as service:
-                del service
+            with Service(options, "--sequences-max", "208", "--kv-memory", "2G", "--stall-seconds", "600"):
                 stalled = []
                 if kind == "with":
                     for i in range(100):

@@ -26,7 +26,8 @@ SchedulerOptions SchedulerOptionsOf(const EngineOptions& options) {
           .positions_original = options.positions_original,
           .rope_policy = options.rope_policy,
           .preemptions_max = options.preemptions_max,
-          .class_wait_max_ns = options.class_wait_max_ns};
+          .class_wait_max_ns = options.class_wait_max_ns,
+          .request_wait_max_ns = options.request_wait_max_ns};
 }
 
 BatchLimits BatchLimitsOf(const EngineOptions& options) {

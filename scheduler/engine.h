@@ -56,6 +56,8 @@ struct EngineOptions {
   int32_t preemptions_max = 3;  // then a request is pinned
   // A class in which somebody waits starts somebody at least so often; 0: when its turn comes.
   ClassWaits class_wait_max_ns = kClassWaitMaxNs;
+  // Then it comes before its tenant's later ones, however short they are.
+  int64_t request_wait_max_ns = kRequestWaitMaxNs;
   bool prefix_cache = true;
   ServerSecret secret = {};                 // serve draws one; see scheduler/prefix_key
   int64_t stall_limit_ns = 30'000'000'000;  // a reader that takes nothing for so long is cancelled

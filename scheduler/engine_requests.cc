@@ -93,7 +93,7 @@ void Engine::RefuseIfLate(ActiveRequest* request) {
   };
   // As a rule even the whole queue is no obstacle, which is known without a look at its lanes.
   if (first_token_ns(scheduler_.queue().all()) <= left_ns) return;
-  const QueueAhead ahead = scheduler_.queue().AheadOf(*request);
+  const QueueAhead ahead = scheduler_.queue().AheadOf(*request, step_begin_ns_);
   const int64_t estimate_ns = first_token_ns(ahead);
   const int64_t late_ns = estimate_ns - left_ns;
   if (late_ns <= 0 || (ahead.requests == 0 && places_free > 0)) return;

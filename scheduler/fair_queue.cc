@@ -13,13 +13,6 @@ constexpr int32_t kRememberedMax = 4096;
 
 }  // namespace
 
-SequenceGroup* FairLane::Next(int64_t after) const {
-  for (auto next = waiting.upper_bound(after); next != waiting.end(); ++next) {
-    if (!next->second->all_stalled()) return next->second;
-  }
-  return nullptr;
-}
-
 void FairQueue::Enter(SequenceGroup* group, int64_t now_ns) {
   CHECK(group->lane == nullptr);
   CHECK_GT(group->weight_milli, 0);
@@ -47,7 +40,13 @@ void FairQueue::Wait(SequenceGroup* group, int64_t now_ns) {
     lane.place = static_cast<int32_t>(lanes_waiting_.size());
     lanes_waiting_.push_back(&lane);
   }
+  group->waits_since_ns = now_ns;
   CHECK(lane.waiting.emplace(group->arrival, group).second);
+  if (group->preemptions > 0) {
+    lane.lost.emplace(group->arrival, group);
+  } else {
+    lane.shortest.emplace(std::pair(group->prompt_tokens(), group->arrival), group);
+  }
   lane.waiting_tokens += group->tokens_left();
   waiting_tokens_ += group->tokens_left();
   if (its_class.waiting++ == 0) its_class.waits_since_ns = now_ns;
@@ -57,6 +56,9 @@ void FairQueue::Wait(SequenceGroup* group, int64_t now_ns) {
 void FairQueue::StopWaiting(SequenceGroup* group) {
   FairLane& lane = *group->lane;
   CHECK_EQ(lane.waiting.erase(group->arrival), size_t{1});
+  CHECK_EQ(lane.lost.erase(group->arrival) +
+               lane.shortest.erase(std::pair(group->prompt_tokens(), group->arrival)),
+           size_t{1});
   lane.waiting_tokens -= group->tokens_left();
   waiting_tokens_ -= group->tokens_left();
   --ClassOf(lane.priority_class).waiting;
@@ -122,12 +124,34 @@ FairOrder FairQueue::OrderOf(const SequenceGroup& group, int64_t now_ns) const {
           .arrival = group.arrival};
 }
 
-QueueAhead FairQueue::AheadOf(const SequenceGroup& newcomer) const {
+// Whoever has not started yet has a reader that takes what it gets.
+SequenceGroup* FairQueue::Next(const FairLane& lane, int64_t now_ns) const {
+  for (const auto& [arrival, group] : lane.lost) {
+    if (!group->all_stalled()) return group;
+  }
+  if (lane.shortest.empty()) return nullptr;
+  const auto is_new = [](const auto& waits) { return waits.second->preemptions == 0; };
+  SequenceGroup* oldest = std::find_if(lane.waiting.begin(), lane.waiting.end(), is_new)->second;
+  return HasAged(*oldest, now_ns) ? oldest : lane.shortest.begin()->second;
+}
+
+QueueAhead FairQueue::AheadInLane(const SequenceGroup& newcomer, int64_t now_ns) const {
+  const std::pair own = {newcomer.prompt_tokens(), newcomer.arrival};
+  QueueAhead ahead;
+  for (const auto& [arrival, group] : newcomer.lane->waiting) {
+    const bool first = group->preemptions > 0 || HasAged(*group, now_ns) ||
+                       std::pair(group->prompt_tokens(), arrival) < own;
+    if (group == &newcomer || !first) continue;
+    ++ahead.requests;
+    ahead.tokens += group->tokens_left();
+  }
+  return ahead;
+}
+
+QueueAhead FairQueue::AheadOf(const SequenceGroup& newcomer, int64_t now_ns) const {
   const FairLane& own = *newcomer.lane;
-  const int64_t own_tokens = newcomer.tokens_left();
-  QueueAhead ahead = {static_cast<int64_t>(own.waiting.size()) - 1,
-                      own.waiting_tokens - own_tokens};
-  const QueueAhead own_turns = {ahead.requests + 1, ahead.tokens + own_tokens};
+  QueueAhead ahead = AheadInLane(newcomer, now_ns);
+  const QueueAhead own_turns = {ahead.requests + 1, ahead.tokens + newcomer.tokens_left()};
   for (const FairLane* lane : lanes_waiting_) {
     if (lane == &own || lane->priority_class > own.priority_class) continue;
     QueueAhead theirs = {static_cast<int64_t>(lane->waiting.size()), lane->waiting_tokens};
@@ -148,7 +172,7 @@ SequenceGroup* FairQueue::First(int64_t now_ns) const {
   SequenceGroup* first = nullptr;
   FairOrder first_order;
   for (const FairLane* lane : lanes_waiting_) {
-    SequenceGroup* group = lane->Next();
+    SequenceGroup* group = Next(*lane, now_ns);
     if (group == nullptr) continue;
     const FairOrder order = OrderOf(*group, now_ns);
     if (first != nullptr && first_order < order) continue;

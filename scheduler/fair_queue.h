@@ -1,7 +1,9 @@
 // FairQueue: who waits to start, in which order, and how much machine time each tenant has had.
 // Used by the scheduler alone. Pure: time comes in as an argument.
 //
-// A lane is one tenant's requests of one class, in order of arrival. Lanes of a class share the
+// A lane is one tenant's requests of one class. Who lost their place comes back first; then the
+// shortest prompt starts, until the oldest has waited request_wait_max_ns and comes before it: a
+// question waits for no pile of documents, and a document not for ever. Lanes of a class share the
 // machine in proportion to their tenants' weights: each has a virtual clock, the machine time that
 // its requests were charged over its weight, and the lane whose clock is behind starts next (VTC:
 // Sheng et al., OSDI 2024, arXiv 2401.00588, in the currency we bill in). A lane that comes back
@@ -17,7 +19,8 @@
 // Classes come in order, interactive before standard before batch. But one in which somebody waits
 // and nobody started for class_wait_max_ns is overdue: its first comes before all others, once, and
 // keeps the place it gets.
-// Within a class nobody is passed over for ever by the bound above; so nothing waits for ever.
+// Within a class no lane is passed over for ever by the bound above, and within a lane nobody by
+// request_wait_max_ns; so nothing waits for ever.
 #pragma once
 
 #include <array>
@@ -38,6 +41,7 @@ constexpr int64_t kWeightOne = 1000;  // a tenant's weight is counted in thousan
 // For each class; the first never has to wait for another.
 using ClassWaits = std::array<int64_t, kPriorityClasses>;
 inline constexpr ClassWaits kClassWaitMaxNs = {0, 10'000'000'000, 60'000'000'000};
+inline constexpr int64_t kRequestWaitMaxNs = 10'000'000'000;
 
 struct FairLane {
   int64_t tenant = 0;
@@ -48,9 +52,8 @@ struct FairLane {
   int32_t groups = 0;          // waiting or running
   int32_t place = -1;          // among the lanes that wait; -1: not there
   std::map<int64_t, SequenceGroup*> waiting;  // by arrival
-
-  // The first whose reader takes what it gets; null if there is none. `after`: an arrival.
-  SequenceGroup* Next(int64_t after = -1) const;
+  std::map<int64_t, SequenceGroup*> lost;     // of those, who had started and lost their place
+  std::map<std::pair<int64_t, int64_t>, SequenceGroup*> shortest;  // the others, by tokens, arrival
 };
 
 // Where somebody stands in line. Smaller comes first.
@@ -70,7 +73,8 @@ struct QueueAhead {
 
 class FairQueue {
  public:
-  explicit FairQueue(const ClassWaits& class_wait_max_ns) : class_wait_max_ns_(class_wait_max_ns) {}
+  FairQueue(const ClassWaits& class_wait_max_ns, int64_t request_wait_max_ns)
+      : class_wait_max_ns_(class_wait_max_ns), request_wait_max_ns_(request_wait_max_ns) {}
 
   // A request comes, waiting; starts; waits again, having lost its place; goes, in any state.
   void Enter(SequenceGroup* group, int64_t now_ns);
@@ -87,10 +91,12 @@ class FairQueue {
   FairOrder OrderOf(const SequenceGroup& group, int64_t now_ns) const;
   // Lanes in which somebody waits, in no order of meaning.
   const std::vector<FairLane*>& lanes_waiting() const { return lanes_waiting_; }
+  // The first of the lane whose reader takes what it gets; null if there is none.
+  SequenceGroup* Next(const FairLane& lane, int64_t now_ns) const;
   // What starts before somebody who has just come, as far as one can tell: higher classes whole,
-  // its own lane, and of its class's other lanes as much as its own has, by weight. Lower classes
-  // wait.
-  QueueAhead AheadOf(const SequenceGroup& newcomer) const;
+  // who comes first in its own lane, and of its class's other lanes as much as that, by weight.
+  // Lower classes wait.
+  QueueAhead AheadOf(const SequenceGroup& newcomer, int64_t now_ns) const;
   // Everybody who waits.
   QueueAhead all() const { return {waiting_, waiting_tokens_}; }
   // The first in line; null if nobody can start.
@@ -109,12 +115,17 @@ class FairQueue {
   Class& ClassOf(PriorityClass c) { return classes_[static_cast<int>(c)]; }
   const Class& ClassOf(PriorityClass c) const { return classes_[static_cast<int>(c)]; }
   bool Overdue(PriorityClass priority_class, int64_t now_ns) const;
+  bool HasAged(const SequenceGroup& group, int64_t now_ns) const {
+    return now_ns - group.waits_since_ns >= request_wait_max_ns_;
+  }
+  QueueAhead AheadInLane(const SequenceGroup& newcomer, int64_t now_ns) const;
   void Wait(SequenceGroup* group, int64_t now_ns);
   void StopWaiting(SequenceGroup* group);
   void Forget(FairLane* lane);
   void ForgetThoseBehind();
 
   const ClassWaits class_wait_max_ns_;
+  const int64_t request_wait_max_ns_;
   std::array<Class, kPriorityClasses> classes_;
   absl::flat_hash_map<std::pair<int64_t, PriorityClass>, std::unique_ptr<FairLane>> lanes_;
   std::vector<FairLane*> lanes_waiting_;

@@ -19,7 +19,7 @@ constexpr auto Behind = [](const auto& a, const auto& b) { return b.order < a.or
 Scheduler::Scheduler(const SchedulerOptions& options, BlockPool* pool)
     : options_(options),
       pool_(pool),
-      queue_(options.class_wait_max_ns),
+      queue_(options.class_wait_max_ns, options.request_wait_max_ns),
       cache_(options.block_tokens, pool),
       budget_({.step_tokens_max = options.step_tokens_max,
                .prefill_tokens_min = options.prefill_tokens_min,
@@ -149,7 +149,7 @@ void Scheduler::PlanPrompts(int32_t classes) {
         held_back = true;
         continue;
       }
-      if (SequenceGroup* next = group->lane->Next(group->arrival)) PushReady(next);
+      if (SequenceGroup* next = queue_.Next(*group->lane, now_ns_)) PushReady(next);
     }
     if (group == oldest) TakeBack(oldest_entry);
     PlanCatchUps(group);
@@ -166,7 +166,7 @@ void Scheduler::GatherReady(int32_t classes) {
   if (sequences_running_ == options_.sequences_max) return;
   for (const FairLane* lane : queue_.lanes_waiting()) {
     if (static_cast<int32_t>(lane->priority_class) >= classes) continue;
-    if (SequenceGroup* group = lane->Next()) PushReady(group);
+    if (SequenceGroup* group = queue_.Next(*lane, now_ns_)) PushReady(group);
   }
 }
 

@@ -5,8 +5,8 @@
 // Running sequences decode in every step. What is left of the step's budget (step_budget) goes to
 // prompts, those under way and those that wait alike: by class, then by the tenant's clock
 // (fair_queue), then the shortest first; whoever cannot start holds back those behind it, so that a
-// large request is not overtaken for ever. The prompt that has been under way longest gets a block
-// in every step, whoever comes before it: what has started goes on.
+// large request, once its turn has come, is not overtaken. The prompt that has been under way
+// longest gets a block in every step, whoever comes before it: what has started goes on.
 //
 // So a request of the highest waiting class whose tenant is not ahead starts within two steps while
 // places and blocks last, however long the prompts under way; and a prompt of n blocks under way is
@@ -41,6 +41,7 @@ struct SchedulerOptions {
   RopePolicy rope_policy = RopePolicy::kExact;
   int32_t preemptions_max = 3;
   ClassWaits class_wait_max_ns = kClassWaitMaxNs;
+  int64_t request_wait_max_ns = kRequestWaitMaxNs;
 };
 
 // Of all requests that started and could have used the cache.

@@ -66,6 +66,7 @@ struct SequenceGroup {
 
   // Scheduler's own.
   FairLane* lane = nullptr;
+  int64_t waits_since_ns = 0;
   bool running = false;
   bool pinned = false;       // never preempted again: everything it may need is set aside
   bool keeps_place = false;  // started when its class was overdue: gives way to nobody

@@ -160,6 +160,47 @@ TEST(FairnessTest, AShortRequestBehindTheLongestPromptStartsWithinTwoSteps) {
   EXPECT_GT(longest->sequences[0].computed, 5 * 16) << "and the long one went on";
 }
 
+TEST(FairnessTest, NorDoesItWaitForAPileOfThem) {
+  SchedulerPlayer player(SmallSchedulerOptions(), 2048);
+  for (int32_t i = 0; i < 5; ++i) player.Add(1000, 4);
+  for (int32_t step = 0; step < 5; ++step) player.Step();
+  const SequenceGroup* brief = player.Add(10, 4);
+  player.Step();
+  player.Step();
+  EXPECT_GT(brief->sequences[0].output_tokens(), 0);
+}
+
+TEST(FairnessTest, ALongPromptIsPassedOverOnlyForSoLong) {
+  SchedulerOptions options = FewPlaces(1);
+  options.request_wait_max_ns = 1000;
+  SchedulerPlayer player(options, 64);
+  const SequenceGroup* running = player.Add(4, 2);
+  const SequenceGroup* longest = player.Add(40, 2);
+  int64_t waited_ns = 0;
+  for (player.Step(); !longest->running; player.Step()) {
+    ASSERT_LT(waited_ns, 5000);
+    while (player.scheduler().waiting() < 4) player.Add(4, 2);
+    player.Advance(100);
+    waited_ns += 100;
+  }
+  EXPECT_FALSE(running->running);
+  EXPECT_GE(waited_ns, 1000);
+  EXPECT_LE(waited_ns, 1300) << "its turn has come, and the place is free within two steps";
+}
+
+TEST(FairnessTest, WhoLostTheirPlaceComesBackBeforeShorterPrompts) {
+  SchedulerPlayer player(SmallSchedulerOptions(), /*blocks=*/5);
+  const SequenceGroup* first = player.Add(8, 8);
+  const SequenceGroup* second = player.Add(7, 8);
+  while (first->preemptions + second->preemptions == 0) player.Step();
+  const SequenceGroup* lost = first->preemptions > 0 ? first : second;
+  const SequenceGroup* brief = player.Add(1, 2);
+  while (!lost->running) {
+    EXPECT_FALSE(brief->running);
+    player.Step();
+  }
+}
+
 TEST(FairnessTest, APromptUnderWayGetsABlockInEveryStepWhateverComesBeforeIt) {
   SchedulerPlayer player(SmallSchedulerOptions(), 512);
   SequenceGroup* longest = player.AddFor(kBatch, 200, 4);
@@ -267,7 +308,7 @@ TEST(FairnessTest, AnOverdueClassStartsOneAndNotOneOfEachTenant) {
 }
 
 TEST(FairnessTest, ManyTenantsThatComeAndGoLeaveNothingBehind) {
-  FairQueue queue(kClassWaitMaxNs);
+  FairQueue queue(kClassWaitMaxNs, kRequestWaitMaxNs);
   for (int64_t tenant = 0; tenant < 20'000; ++tenant) {
     SequenceGroup group;
     group.arrival = tenant;

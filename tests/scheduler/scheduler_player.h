@@ -20,7 +20,8 @@ inline SchedulerOptions SmallSchedulerOptions() {
           .positions_original = 0,
           .rope_policy = RopePolicy::kExact,
           .preemptions_max = 3,
-          .class_wait_max_ns = kClassWaitMaxNs};
+          .class_wait_max_ns = kClassWaitMaxNs,
+          .request_wait_max_ns = kRequestWaitMaxNs};
 }
 
 constexpr int64_t kTokenNs = 1000;

@@ -25,14 +25,19 @@ bool IsRescue(const Scheduler& scheduler) {
 
 }  // namespace
 
-FairWatch::FairWatch(const ClassWaits& class_wait_max_ns) : class_wait_max_ns_(class_wait_max_ns) {}
+FairWatch::FairWatch(const EngineOptions& options)
+    : class_wait_max_ns_(options.class_wait_max_ns),
+      request_wait_max_ns_(options.request_wait_max_ns) {}
 
 void FairWatch::StepPlanned(const Scheduler& scheduler, int64_t now_ns) {
   planned_ = true;
   NoteOverdue(scheduler.queue(), now_ns);
   NoteStarts(scheduler, now_ns);
   // Batch work that has just made room does not come back in the same step.
-  if (!lost_) CheckClasses();
+  if (!lost_) {
+    CheckClasses();
+    CheckLanes(scheduler, now_ns);
+  }
   CheckGap(scheduler.queue());
   CheckLostPlaces(scheduler);
   NoteCharges(scheduler);
@@ -67,7 +72,7 @@ void FairWatch::NoteOverdue(const FairQueue& queue, int64_t now_ns) {
     its_class.started = 0;
   }
   for (const FairLane* lane : queue.lanes_waiting()) {
-    if (lane->Next() != nullptr) ClassOf(lane->priority_class).may_start = true;
+    if (queue.Next(*lane, now_ns) != nullptr) ClassOf(lane->priority_class).may_start = true;
   }
 }
 
@@ -77,6 +82,7 @@ void FairWatch::NoteWaits(const FairQueue& queue, int64_t now_ns) {
   std::array<bool, kPriorityClasses> waited = {};  // somebody who did not run a moment ago
   for (const FairLane* lane : queue.lanes_waiting()) {
     for (const auto& [arrival, group] : lane->waiting) {
+      waits_since_ns_.emplace(arrival, now_ns);
       waited[static_cast<int>(lane->priority_class)] |= running_.count(arrival) == 0;
     }
   }
@@ -123,11 +129,35 @@ void FairWatch::CheckClasses() const {
   }
 }
 
+bool FairWatch::Aged(int64_t arrival, int64_t now_ns) const {
+  const auto since = waits_since_ns_.find(arrival);
+  const int64_t since_ns = since == waits_since_ns_.end() ? now_ns : since->second;
+  return now_ns - since_ns >= request_wait_max_ns_;
+}
+
+// Who starts for the first time, against whoever of its lane waits on.
+void FairWatch::CheckLanes(const Scheduler& scheduler, int64_t now_ns) const {
+  for (const SequenceGroup* group : scheduler.running_groups()) {
+    if (running_.count(group->arrival) > 0 || group->preemptions > 0) continue;
+    for (const auto& [arrival, other] : group->lane->waiting) {
+      if (other->preemptions > 0) {
+        Require(other->all_stalled(), "a newcomer started before one that had lost its place");
+      } else if (Aged(arrival, now_ns)) {
+        Require(group->arrival < arrival, "somebody started past one that had waited too long");
+      } else if (!Aged(group->arrival, now_ns)) {
+        const std::pair own = {group->prompt_tokens(), group->arrival};
+        Require(own < std::pair(other->prompt_tokens(), arrival),
+                "somebody started before one with a shorter prompt");
+      }
+    }
+  }
+}
+
 void FairWatch::CheckGap(const FairQueue& queue) {
   std::set<LaneKey> unable;
   for (const FairLane* lane : queue.lanes_waiting()) {
     const LaneKey key = {lane->tenant, lane->priority_class};
-    if (lane->Next() == nullptr || was_unable_.count(key) > 0) {
+    if (queue.Next(*lane, /*now_ns=*/0) == nullptr || was_unable_.count(key) > 0) {
       unable.insert(key);
       continue;
     }

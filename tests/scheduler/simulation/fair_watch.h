@@ -7,6 +7,7 @@
 //             that two clocks differ by at most what the one ahead was charged since
 //   classes   whoever starts while a higher class waits is overdue, and nobody starts past one that
 //             is: no wait beyond its limit
+//   lanes     who lost their place comes first, then the shortest, unless the oldest has aged
 //   the pool  the lowest class loses its place first, in it whoever has least to compute again
 #pragma once
 
@@ -24,7 +25,7 @@ namespace tuppence::simulation {
 
 class FairWatch {
  public:
-  explicit FairWatch(const ClassWaits& class_wait_max_ns);
+  explicit FairWatch(const EngineOptions& options);
 
   // A step was planned, at now_ns, and goes to the device.
   void StepPlanned(const Scheduler& scheduler, int64_t now_ns);
@@ -61,6 +62,8 @@ class FairWatch {
   void NoteWaits(const FairQueue& queue, int64_t now_ns);
   void NoteStarts(const Scheduler& scheduler, int64_t now_ns);
   void CheckClasses() const;
+  void CheckLanes(const Scheduler& scheduler, int64_t now_ns) const;
+  bool Aged(int64_t arrival, int64_t now_ns) const;
   void CheckGap(const FairQueue& queue);
   void CheckLostPlaces(const Scheduler& scheduler) const;
   void NoteCharges(const Scheduler& scheduler);
@@ -68,8 +71,10 @@ class FairWatch {
   Class& ClassOf(PriorityClass c) { return classes_[static_cast<int>(c)]; }
 
   const ClassWaits class_wait_max_ns_;
+  const int64_t request_wait_max_ns_;
   std::array<Class, kPriorityClasses> classes_;
-  std::map<int64_t, Running> running_;  // by arrival
+  std::map<int64_t, Running> running_;         // by arrival
+  std::map<int64_t, int64_t> waits_since_ns_;  // by arrival, of who has come and not started
   std::set<LaneKey> was_unable_;  // lanes that waited and could not start, their readers being slow
   bool planned_ = false;          // the step at hand goes to the device
   bool lost_ = false;             // somebody lost their place in the step at hand

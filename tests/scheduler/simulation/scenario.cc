@@ -47,6 +47,7 @@ EngineOptions DrawOptions(Draw& draw) {
   options.prefix_cache = draw.Chance(70);
   if (draw.Chance(40)) options.itl_target_ns = draw.Between(1, 20) * kMs;
   for (int64_t& wait_ns : options.class_wait_max_ns) wait_ns = draw.Between(0, 200) * kMs;
+  options.request_wait_max_ns = draw.Between(0, 200) * kMs;
   options.rate_card = {.id = "card-0", .micro_usd_per_hour = 526'000};
   options.cost = {.launch_ns = 50e3,
                   .weights_ns = static_cast<double>(draw.Between(1, 2000)) * 1e3,
