@@ -8,8 +8,11 @@
 namespace tuppence {
 namespace {
 
-// Shares are summed as integers of 1/1024 ns: a sum of doubles would depend on their order.
-constexpr double kShareUnits = 1024;
+// Shares are summed as integers, of which the largest share has so many: a sum of doubles would
+// depend on their order, and coarser ones would leave every charge too high by a little, which
+// the carries would gather.
+constexpr double kUnitsOfLargest = double{int64_t{1} << 40};
+constexpr double kShareMinNs = 1e-9;  // below it the model says nothing
 
 int64_t QuarterOf(int64_t utc_ns) {
   const int64_t quarter = utc_ns / kQuarterHourNs;
@@ -105,12 +108,17 @@ StepCharge CostLedger::ChargeStep(std::span<const StepPlayer> players, int64_t n
 
 void CostLedger::Apportion(int64_t total_ns, std::span<const StepPlayer> players) {
   const size_t count = players.size();
+  double largest_ns = 0;
+  for (const StepShare& share : shares_) {
+    largest_ns = std::max(largest_ns, share.shared_ns + share.own_ns);
+  }
+  const double units_per_ns = largest_ns > kShareMinNs ? kUnitsOfLargest / largest_ns : 0;
   int64_t share_units = 0;
   for (const StepShare& share : shares_) {
-    share_units += static_cast<int64_t>((share.shared_ns + share.own_ns) * kShareUnits);
+    share_units += static_cast<int64_t>((share.shared_ns + share.own_ns) * units_per_ns);
   }
   // A model of all zeros divides equally.
-  const double scale = share_units > 0 ? static_cast<double>(total_ns) * kShareUnits /
+  const double scale = share_units > 0 ? static_cast<double>(total_ns) * units_per_ns /
                                              static_cast<double>(share_units)
                                        : 0;
   const double equal_ns =

@@ -1,6 +1,7 @@
 #include "scheduler/cost_ledger.h"
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 #include <vector>
 
@@ -117,6 +118,23 @@ TEST_F(CostLedgerTest, EqualWorkInEqualStepsIsChargedEqually) {
       requests.begin(), requests.end(),
       [](const Charges& a, const Charges& b) { return a.machine_ns < b.machine_ns; });
   EXPECT_LE(most->machine_ns - least->machine_ns, 1);
+}
+
+// However small the modelled times are: what the measured step is divided by are their ratios.
+TEST_F(CostLedgerTest, CarriesStayFractionsOfANanosecond) {
+  for (const double nanosecond : {1e-6, 1e-3, 1.0, 1e3}) {
+    CostLedger ledger(Options());
+    ledger.SetCoefficients({.launch_ns = nanosecond,
+                            .weights_ns = nanosecond,
+                            .token_ns = nanosecond,
+                            .attention_ns = 0,
+                            .kv_read_ns = 0.01 * nanosecond});
+    std::vector<Charges> charges(64);
+    std::vector<StepPlayer> players;
+    for (int64_t i = 0; i < 64; ++i) players.push_back({&charges[i], i, {}, Decode(10 * i)});
+    for (int64_t step = 1; step <= 500; ++step) ledger.ChargeStep(players, kStart + 60'001 * step);
+    for (const Charges& charge : charges) EXPECT_LT(std::abs(charge.carry_ns), 1.0);
+  }
 }
 
 TEST_F(CostLedgerTest, TheOrderOfThePlayersChangesNothing) {
