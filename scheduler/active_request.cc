@@ -85,6 +85,10 @@ bool ActiveRequest::IsStopId(int32_t token_id) const {
 void ActiveRequest::CountBlocks(int64_t now_ns, int32_t block_tokens) {
   kv_block_ns += kv_blocks * (now_ns - kv_since_ns);
   kv_since_ns = now_ns;
+  if (sequences.size() == 1) {
+    kv_blocks = sequences[0].blocks.size();
+    return;
+  }
   kv_blocks = 0;
   int64_t sharing = 0;
   const int32_t prompt_blocks = prompt_tokens() / block_tokens;

@@ -61,10 +61,9 @@ const Batch& BatchBuilder::Build(const StepPlan& plan) {
 // As narrow as the step's longest sequence allows, in powers of two: a table as wide as the context
 // is megabytes to copy where a few kilobytes say the same, and the widths that occur stay few.
 int32_t BatchBuilder::StrideFor(const StepPlan& plan) const {
-  int32_t blocks = 1;
-  for (const PlanEntry& entry : plan.entries) {
-    blocks = std::max(blocks, (entry.end() + limits_.block_tokens - 1) / limits_.block_tokens);
-  }
+  int32_t end = 1;
+  for (const PlanEntry& entry : plan.entries) end = std::max(end, entry.end());
+  const int32_t blocks = (end + limits_.block_tokens - 1) / limits_.block_tokens;
   CHECK_LE(blocks, stride_max_);
   return std::min<int32_t>(stride_max_, std::bit_ceil(static_cast<uint32_t>(blocks)));
 }

@@ -14,7 +14,8 @@ void Scheduler::PlanAhead() {
     for (Sequence& sequence : group->sequences) {
       if (!GoesOnAsItIs(*group, sequence)) return;
       if (!sequence.ready_to_decode()) continue;
-      if (!TryExtend(&sequence, *group, sequence.length())) return;
+      const int32_t missing = BlocksFor(sequence.length()) - sequence.blocks.size();
+      if (missing > 0 && !pool_->TryTake(missing, group->tenant, &sequence.blocks)) return;
     }
   }
   PlanDecodes();
