@@ -64,13 +64,10 @@ void MetricPage::Add(MetricId id, const prometheus::ClientMetric::Histogram& his
   NewSample(id, label_values)->histogram = histogram;
 }
 
-std::string MetricPage::Text() const {
-  std::vector<prometheus::MetricFamily> filled;
-  for (const prometheus::MetricFamily& family : families_) {
-    if (!family.metric.empty()) filled.push_back(family);
-  }
+std::string MetricPage::Text() && {
+  std::erase_if(families_, [](const auto& family) { return family.metric.empty(); });
   std::ostringstream text;
-  prometheus::TextSerializer().Serialize(text, filled);
+  prometheus::TextSerializer().Serialize(text, families_);
   return text.str();
 }
 

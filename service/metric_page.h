@@ -22,8 +22,8 @@ class MetricPage {
   void Add(MetricId id, const prometheus::ClientMetric::Histogram& histogram,
            const std::vector<std::string>& label_values = {});
 
-  // Families without a sample are left out.
-  std::string Text() const;
+  // Families without a sample are left out. The page is used up.
+  std::string Text() &&;
 
  private:
   prometheus::ClientMetric* NewSample(MetricId id, const std::vector<std::string>& label_values);

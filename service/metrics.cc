@@ -1,6 +1,7 @@
 #include "service/metrics.h"
 
 #include <cstdlib>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -199,7 +200,7 @@ std::string Metrics::Format(const ServiceParts& parts) {
   const bool has_store = parts.store != nullptr;
   if (has_store) AddStore(parts.store(), &page);
   observed_.AddTo(&page, {.store = has_store, .money = has_money});
-  return page.Text();
+  return std::move(page).Text();
 }
 
 std::string FormatMetrics(const ServiceParts& parts) {

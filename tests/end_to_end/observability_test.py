@@ -1,15 +1,18 @@
 """What operators see of a running service, with Debian's own Prometheus: names pass promtool's lint,
-prices by recording rule agree with what callers were told though one of two services restarts, each
-panel of the dashboard finds finite series under load, and alerts fire when their cause is there.
+each panel of the dashboard finds finite series after a minute of load, prices by recording rule agree
+with the stores though one of two services restarts, and alerts fire when their cause is there.
 
     python3 tests/end_to_end/observability_test.py build/cpu
 """
 import base64
 import contextlib
+import itertools
 import json
 import math
+import re
 import resource
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -20,7 +23,7 @@ import grpc
 from observed_service import (Load, Prometheus, Service, Stub, make_api, root, temporary_folder,
                               trailers_on_the_wire, wait_for)
 
-LOAD_SECONDS = 24
+LOAD_SECONDS = 60
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
@@ -37,28 +40,32 @@ def check_names(service):
     assert lint.returncode == 0 and not lint.stderr, lint.stdout + lint.stderr
 
 
-class Told:
-    """What callers were told their answers cost."""
+class Stores:
+    """What the stores of both services say of all that they were asked, once both have ended."""
 
-    def __init__(self, messages):
-        usd = {"prefill": 0.0, "decode": 0.0}
+    def __init__(self, binary, paths):
+        usd = {"prompt": 0.0, "completion": 0.0}
         tokens = {"prompt": 0, "completion": 0}
-        for message in messages:
-            cost = message.cost
-            prefill = cost.prefill_ns / max(1, cost.machine_ns)
-            usd["prefill"] += 1e-9 * cost.cost_nanousd * prefill
-            usd["decode"] += 1e-9 * cost.cost_nanousd * (1 - prefill)
-            tokens["prompt"] += message.usage.prompt_tokens
-            tokens["completion"] += message.usage.completion_tokens
-        self.usd = sum(usd.values())
-        self.per_million = {"prompt": 1e6 * usd["prefill"] / tokens["prompt"],
-                            "completion": 1e6 * usd["decode"] / tokens["completion"]}
+        for path in paths:
+            store = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+            rows = store.execute("SELECT prompt_tokens, completion_tokens, machine_ns, prefill_ns, "
+                                 "cost_nanousd FROM requests WHERE machine_ns > 0")
+            for prompt, completion, machine_ns, prefill_ns, nanousd in rows:
+                usd["prompt"] += 1e-9 * nanousd * prefill_ns / machine_ns
+                usd["completion"] += 1e-9 * nanousd * (1 - prefill_ns / machine_ns)
+                tokens["prompt"] += prompt
+                tokens["completion"] += completion
+        self.per_million = {kind: 1e6 * usd[kind] / tokens[kind] for kind in usd}
+        self.usage_usd = sum(usd.values())
+        invoice = json.loads(subprocess.run([binary, "invoice", *paths, "--format", "json"],
+                                            capture_output=True, text=True, check=True).stdout)
+        self.machines_usd = 1e-9 * invoice["total"]["cost_nanousd"]
 
 
-def expect_close(name, found, expected, tolerance):
+def expect_close(name, found, expected):
     error = abs(found - expected) / expected
-    say(f"{name}: {found:.6f}, expected {expected:.6f} ({100 * error:.2f} % off)")
-    assert error <= tolerance, f"{name} is off by more than {100 * tolerance:.0f} %"
+    say(f"{name}: {found:.6f}, by the stores {expected:.6f} ({100 * error:.2f} % off)")
+    assert error <= 0.01, f"{name} is off by more than 1 %"
 
 
 def first_sample(prometheus, service):
@@ -67,43 +74,47 @@ def first_sample(prometheus, service):
     return sum(float(one["values"][0][1]) for one in series)
 
 
-def check_prices(prometheus, api, steady, restarted):
-    """One of two services is restarted in the middle of the load."""
-    for service in (steady, restarted):
+def load_and_restart(prometheus, api, binary, folder, steady, restarted):
+    """A minute of load on two services, one of which is restarted in the middle; then both are
+    ended, so that their stores hold all there is to know, and started again. Each ends under load:
+    what it does after its last scrape is lost to Prometheus, answers and machine time alike."""
+    services = (steady, restarted)
+    for service in services:
         prometheus.wait_for_series(
             f'tuppence_request_tokens_total{{instance="{service.instance}"}}')
-    loads = [Load(api, service, callers=2) for service in (steady, restarted)]
-    time.sleep(LOAD_SECONDS / 2)
-    loads[1].stop()
-    time.sleep(1.2)  # two scrapes: what is counted after the last one is lost to Prometheus
-    machine_usd = restarted.sum_of("tuppence_cost_usd_total")
+    end = time.monotonic() + LOAD_SECONDS
+    loads = [Load(api, service, callers=2) for service in services]
+    misbehave(api, restarted)
+    check_status(binary, steady)
+    time.sleep(max(0, end - LOAD_SECONDS / 2 - time.monotonic()))
     restarted.stop()
     restarted.start()
     restarted.wait_ready()
-    told = loads[1].closing
-    loads[1] = Load(api, restarted, callers=2)
-    time.sleep(LOAD_SECONDS / 2)
+    misbehave(api, restarted)  # the series of these outcomes began anew
+    time.sleep(max(0, end - time.monotonic()))
+    check_panels(prometheus)
+    for service in services:
+        service.stop()
     for load in loads:
         load.stop()
-    time.sleep(2.5)  # a scrape, then an evaluation
-    told = Told(told + loads[0].closing + loads[1].closing)
-    for kind in ("prompt", "completion"):
+    time.sleep(1.5)  # an evaluation
+    check_prices(prometheus, services,
+                 Stores(binary, [f"{folder}/{service.name}.db" for service in services]))
+    for service in services:
+        service.start()
+    for service in services:
+        service.wait_ready()
+
+
+def check_prices(prometheus, services, stores):
+    unseen_usd = sum(first_sample(prometheus, service) for service in services)
+    over_usage = (stores.machines_usd - unseen_usd) / stores.usage_usd
+    for kind, usd in stores.per_million.items():
         rule = f"namespace_model:tuppence_usd_per_million_{kind}_tokens"
-        [usage] = prometheus.query(f"{rule}:usage1h")
-        expect_close(f"USD per million {kind} tokens, usage", float(usage["value"][1]),
-                     told.per_million[kind], 0.01)
-        # A machine costs while nothing is asked: both sides at the moment of the rule. At the
-        # three beginnings and the restart's end, up to two scrapes (500 ms, one of them late) are
-        # missed, of two services' 28 s: 4 x 0.5 / 56, 4 %.
-        [at] = prometheus.query(f"timestamp({rule}:allocation1h)")
-        [allocation] = prometheus.query(f"{rule}:allocation1h")
-        all_usd = machine_usd + sum(
-            service.sum_of("tuppence_cost_usd_total") - first_sample(prometheus, service)
-            - service.sum_of("tuppence_rate_usd_per_hour") / 3600
-            * (time.time() - float(at["value"][1]))
-            for service in (steady, restarted))
-        expect_close(f"USD per million {kind} tokens, allocation", float(allocation["value"][1]),
-                     told.per_million[kind] * all_usd / told.usd, 0.04)
+        for basis, expected in (("usage", usd), ("allocation", usd * over_usage)):
+            [price] = prometheus.query(f"{rule}:{basis}1h")
+            expect_close(f"USD per million {kind} tokens, {basis}", float(price["value"][1]),
+                         expected)
 
 
 def check_panels(prometheus):
@@ -166,6 +177,18 @@ def check_status(binary, service):
     assert gone.returncode == 1 and "--admin-port" in gone.stderr, gone
 
 
+def check_runbook(binary):
+    """The commands of ours that it names exist, with their flags."""
+    commands = re.findall(r"^tuppence ([^#\n]*)", (root / "deploy/RUNBOOK.md").read_text(), re.M)
+    for words in {tuple(command.split()) for command in commands}:
+        names = itertools.takewhile(str.islower, words)
+        names = [name for name in names if not name.startswith("--")]
+        told = subprocess.run([binary, *names, "--help"], capture_output=True, text=True)
+        assert told.returncode == 0, (words, told.stderr)
+        for flag in (word for word in words if word.startswith("--")):
+            assert flag in told.stdout, f"tuppence {' '.join(words)}: there is no {flag}"
+
+
 def fill_queue(api, service, seconds=8):
     """More callers than there are places, each asking again at once."""
     end = time.monotonic() + seconds
@@ -198,23 +221,35 @@ def check_alerts(prometheus, api, busy, broken, fragile):
         prometheus.wait_firing("TuppenceEngineStuck", fragile)
     wait_for("TuppenceEngineStuck is over",
              lambda: not prometheus.firing("TuppenceEngineStuck"), 15)
-    check_disk_full(prometheus, api, fragile)
+    check_disk_full(prometheus, api, busy, serves=False)
+    check_disk_full(prometheus, api, fragile, serves=True)
     broken.process.kill()
     prometheus.wait_firing("TuppenceTargetDown", broken)
 
 
-def check_disk_full(prometheus, api, service):
+def check_disk_full(prometheus, api, service, serves):
     """The store's files may not grow any more, as on a full disk."""
     stub = Stub(api, service)
     none = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
     with contextlib.suppress(grpc.RpcError):
-        for _ in range(3):
+        stub.ask(max_tokens=4, timeout=5)  # its row is what cannot be written
+    if serves:
+        assert stub.ask(max_tokens=4, timeout=5).cost.unrecorded
+        wait_for("its time is in the account unrecorded", lambda: service.sum_of(
+            "tuppence_machine_seconds_total", account="unrecorded") > 0, 5)
+    else:
+        try:
             stub.ask(max_tokens=4, timeout=5)
+            raise AssertionError("a request was served that cannot be recorded")
+        except grpc.RpcError as error:
+            assert error.code() == grpc.StatusCode.UNAVAILABLE, error
+            assert "usage records" in error.details(), error
     prometheus.wait_firing("TuppenceUnrecordable", service)
     resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, none)
     wait_for("TuppenceUnrecordable is over",
              lambda: not prometheus.firing("TuppenceUnrecordable"), 30)
+    assert not stub.ask(max_tokens=4, timeout=5).cost.unrecorded
 
 
 def main():
@@ -223,11 +258,12 @@ def main():
     common = ("--tenant-header", "x-tenant", "--kv-memory", "32M", "--threads", "1")
     with temporary_folder() as folder, contextlib.ExitStack() as stack:
         api = make_api(folder)
-        steady = Service(binary, folder, "steady", demo, "--price-per-hour", "0.526",
+        steady = Service(binary, folder, "steady", demo, "--price-per-hour", "1.05",
                          "--queue-requests-max", "4", "--usage-store", f"{folder}/steady.db",
                          *common)
-        restarted = Service(binary, folder, "restarted", demo, "--price-per-hour", "1.05",
-                            "--usage-store", f"{folder}/restarted.db", *common)
+        restarted = Service(binary, folder, "restarted", demo, "--price-per-hour", "0.526",
+                            "--usage-store", f"{folder}/restarted.db", "--when-unrecordable",
+                            "serve", *common)
         # No price; and a fire drill of a nanosecond in the ledger.
         broken = Service(binary, folder, "broken", "null", "--conservation-drill-ns", "1")
         services = (steady, restarted, broken)
@@ -239,14 +275,8 @@ def main():
         stack.callback(prometheus.process.kill)
         say("two services, one without a price, and Prometheus are up")
         check_names(steady)
-        check_prices(prometheus, api, steady, restarted)
-        load = Load(api, steady, callers=3)
-        stack.callback(load.stop)
-        misbehave(api, restarted)
-        check_status(binary, steady)
-        time.sleep(12)
-        check_panels(prometheus)
-        load.stop()
+        check_runbook(binary)
+        load_and_restart(prometheus, api, binary, folder, steady, restarted)
         check_alerts(prometheus, api, steady, broken, restarted)
         assert steady.sum_of("tuppence_conservation_error_seconds") == 0
         assert restarted.sum_of("tuppence_conservation_error_seconds") == 0

@@ -265,6 +265,7 @@ TEST_F(MetricsPageTest, EveryFamilyOfTheTableIsOnThePage) {
   EXPECT_THAT(metrics_.Format(parts_), Not(HasSubstr("tuppence_store_")));
 }
 
+// bench/scrape_bench measures the rest: what a scrape's work takes from a step's cores.
 TEST_F(MetricsPageTest, StepsAndBooksGoOnWhileAScrapeStandsStill) {
   absl::Notification in_scrape, go_on;
   bool in_time = false;
