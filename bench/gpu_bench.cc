@@ -1,5 +1,6 @@
-// gpu_bench: the time of each GPU kernel at the shapes of Phi-3-mini, as a share of the bandwidth
-// that copying blocks reaches in the same run. Prints Markdown. bench/gpu_check.sh runs it.
+// gpu_bench: the time of each GPU kernel at the shapes of Phi-3-mini, and of whole decode and
+// prefill steps; one JSON object a line. bench/gpu_check.sh runs it, bench/gpu_report.py makes a
+// table of it.
 //
 //   gpu_bench               on the GPU
 //   gpu_bench --emulated    tiny shapes on the emulated GPU: shows that it runs; its times mean
@@ -14,6 +15,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "bench/gpu_cublas.h"
+#include "bench/gpu_steps.h"
 #include "cuda/cuda_backend.h"
 #include "model/check.h"
 #include "model/weights.h"
@@ -51,10 +54,8 @@ class Bench {
       : backend_(backend), sizes_(sizes), half_(half) {}
 
   void Run() {
-    std::printf(
-        "| kernel | shape | microseconds | GB/s | of copying | TFLOP/s "
-        "|\n|---|---|---|---|---|---|\n");
     Copy();
+    Cublas();
     for (const char* format : {half_ == DType::kF16 ? "f16" : "bf16", "int8", "int4"}) {
       Matmuls(*ParseWeightFormat(format), format);
     }
@@ -75,31 +76,16 @@ class Bench {
     return *std::move(memory);
   }
 
-  // Seconds of one call, over many.
   double Time(const std::function<void(int)>& call) {
-    const auto now = [] { return std::chrono::steady_clock::now(); };
-    const auto since = [&](auto start) {
-      return std::chrono::duration<double>(now() - start).count();
-    };
-    call(0);
-    CHECK(backend_.Synchronize().ok());
-    int count = 1;
-    while (true) {
-      const auto start = now();
-      for (int i = 0; i < count; ++i) call(i);
-      CHECK(backend_.Synchronize().ok());
-      const double seconds = since(start);
-      if (seconds >= sizes_.seconds) return seconds / count;
-      count *= 4;
-    }
+    return Time(call, [this] { return backend_.Synchronize(); });
+  }
+  double Time(const std::function<void(int)>& call, const std::function<absl::Status()>& wait) {
+    return SecondsOf(sizes_.seconds, call, wait);
   }
 
   void Print(const std::string& kernel, const std::string& shape, double seconds, double bytes,
              double flop) {
-    const double rate = bytes / seconds;
-    if (copy_rate_ == 0) copy_rate_ = rate;
-    std::printf("| %s | %s | %.1f | %.0f | %.0f %% | %.1f |\n", kernel.c_str(), shape.c_str(),
-                seconds * 1e6, rate / 1e9, 100 * rate / copy_rate_, flop / seconds / 1e12);
+    PrintMeasured({{"kernel", kernel}, {"shape", shape}}, {seconds, bytes, flop});
   }
 
   // The yardstick: whole blocks from one half of a pool to the other.
@@ -115,6 +101,39 @@ class Bench {
     const double seconds = Time([&](int) { backend_.CopyBlocks(from, to, layer); });
     Print("block copy", absl::StrCat(blocks / 2, " blocks"), seconds,
           static_cast<double>(blocks * block_bytes), 0);
+  }
+
+  // The other yardstick, where its library is found.
+  void Cublas() {
+    const absl::StatusOr<std::unique_ptr<GpuCublas>> cublas = GpuCublas::Open();
+    if (!cublas.ok()) {
+      std::fprintf(stderr, "cuBLAS: %s\n", std::string(cublas.status().message()).c_str());
+      return;
+    }
+    const int64_t hidden = sizes_.hidden;
+    const std::vector<std::pair<const char*, std::pair<int64_t, int64_t>>> shapes = {
+        {"qkv", {3 * hidden, hidden}},
+        {"gate_up", {2 * sizes_.intermediate, hidden}},
+        {"down", {hidden, sizes_.intermediate}}};
+    for (const auto& [what, shape] : shapes) {
+      const auto [outputs, cols] = shape;
+      const int64_t count = std::max<int64_t>(1, sizes_.cold_bytes / (outputs * cols * 2));
+      const std::unique_ptr<Buffer> weights = Take(count * outputs * cols * 2);
+      std::vector<int64_t> rows_of = sizes_.rows;
+      rows_of.push_back(4096);  // large enough for the device's rate
+      for (const int64_t rows : rows_of) {
+        const std::unique_ptr<Buffer> x = Take(rows * cols * 2), out = Take(rows * outputs * 4);
+        const double seconds = Time(
+            [&](int i) {
+              char* const w = static_cast<char*>(weights->data()) + i % count * outputs * cols * 2;
+              (*cublas)->Multiply(half_, x->data(), w, rows, outputs, cols, out->data());
+            },
+            [&] { return (*cublas)->Wait(); });
+        Print(absl::StrCat("cublas ", what), absl::StrCat(rows, " rows"), seconds,
+              static_cast<double>(outputs * cols * 2),
+              2.0 * static_cast<double>(rows * outputs * cols));
+      }
+    }
   }
 
   void Matmuls(const WeightFormat& format, const std::string& name) {
@@ -209,7 +228,6 @@ class Bench {
   Backend& backend_;
   Sizes sizes_;
   DType half_;
-  double copy_rate_ = 0;  // bytes a second, read and written
 };
 
 int Main(int argc, char** argv) {
@@ -232,8 +250,9 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "error: %s\n", backend.status().ToString().c_str());
     return 1;
   }
-  std::printf("Arithmetic %s.\n\n", (*backend)->arithmetic_id().c_str());
+  std::printf("{\"arithmetic\": \"%s\"}\n", (*backend)->arithmetic_id().c_str());
   Bench(**backend, emulated ? Tiny() : Sizes(), options.half).Run();
+  MeasureSteps(**backend, options.half, emulated ? TinyStepSizes() : StepSizes());
   return 0;
 }
 

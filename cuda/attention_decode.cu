@@ -1,3 +1,5 @@
+#include <bit>
+
 #include "cuda/attention_decode.cuh"
 #include "cuda/kernels.h"
 #include "model/check.h"
@@ -10,13 +12,15 @@ void Run(Gpu& gpu, const AttentionArgs& args, const DeviceBatch& batch, float* p
   const std::span<const DecodeRow> rows = batch.decode_rows();
   const int row_count = static_cast<int>(rows.size());
   const int groups = args.kv_heads * CeilDiv(args.heads / args.kv_heads, kHeads);
-  // Twice as many blocks as multiprocessors keep them all busy; with fewer, splits run side by side
-  // where their states have room.
+  // A multiprocessor holds some 5 blocks at once. Below 3 rounds of them the last one leaves much
+  // of the device idle, so splits run side by side where their states have room: four or more times
+  // as many blocks, for 1 / 64 more traffic.
+  constexpr int kBlocksEnough = 16;  // for each multiprocessor
   const int splits_max = CeilDiv(batch.decode_keys_max(), kSplitKeys);
   const int64_t state_floats =
       int64_t{row_count} * args.heads * splits_max * (sizeof(SplitState<kDim>) / sizeof(float));
   const bool split = splits_max > 1 &&
-                     int64_t{row_count} * groups < 2 * gpu.facts().multiprocessors &&
+                     int64_t{row_count} * groups < kBlocksEnough * gpu.facts().multiprocessors &&
                      state_floats <= kPartialFloatsMax;
   const int splits = split ? splits_max : 0;
   auto* const states = reinterpret_cast<SplitState<kDim>*>(partials);
@@ -38,7 +42,7 @@ void Run(Gpu& gpu, const AttentionArgs& args, const DeviceBatch& batch, float* p
 template <typename Half, typename Kv, int kDim>
 void RunHeads(Gpu& gpu, const AttentionArgs& args, const DeviceBatch& batch, float* partials) {
   args.heads == args.kv_heads ? Run<Half, Kv, kDim, 1>(gpu, args, batch, partials)
-                              : Run<Half, Kv, kDim, 4>(gpu, args, batch, partials);
+                              : Run<Half, Kv, kDim, kGroupHeads>(gpu, args, batch, partials);
 }
 
 template <typename Half, typename Kv>
@@ -75,6 +79,7 @@ AttentionArgs MakeAttentionArgs(Tensor qkv, const AttentionShape& shape, const B
   CHECK(cache.keys.type == out.type || cache.keys.type == DType::kI8);
   CHECK_EQ(cache.keys.shape[1], shape.kv_heads);
   CHECK_EQ(cache.keys.shape[3], shape.head_dim);
+  CHECK_LT(cache.keys.elements() / shape.head_dim, int64_t{1} << 31);  // rows have 32 bits
   AttentionArgs args;
   args.qkv = qkv.as<float>();
   args.positions = batch.positions.data();
@@ -87,6 +92,8 @@ AttentionArgs MakeAttentionArgs(Tensor qkv, const AttentionShape& shape, const B
   args.qkv_stride = static_cast<int>(qkv.shape[1]);
   args.block_table_stride = batch.block_table_stride;
   args.block_tokens = static_cast<int>(cache.keys.shape[2]);
+  const auto block_tokens = static_cast<uint32_t>(args.block_tokens);
+  if (std::has_single_bit(block_tokens)) args.block_shift = std::countr_zero(block_tokens);
   args.heads = shape.heads;
   args.kv_heads = shape.kv_heads;
   args.window = shape.sliding_window;

@@ -1,15 +1,19 @@
-// Paged attention of single tokens: one query of up to 4 heads that share a KV head, over the keys
-// of splits of 256 that start at absolute multiples of 256.
+// Paged attention of single tokens: one head, or the up to 8 heads that share a KV head, over the
+// keys of splits of 256 that start at absolute multiples of 256.
 //
 // Formula   out = sum over keys j of 2^(s_j - m) v_j / sum over j of 2^(s_j - m),
 //           s_j = scale log2(e) q . k_j, m the largest; per split, then splits in order of index.
-// Mapping   scores: 4 lanes for each key, 8 keys for each step of a warp; weights: a warp for each
-//           head; values: a thread for 8 channels of every n-th key, added up in order. The splits
-//           of a query are one block's, one after the other, or a block's each, where a batch is
-//           too small to fill the device; a second kernel then merges them. Bits are the same.
-// Why       CUDA cores, for grouped heads too: 4 heads cost 4 FMAs and one conversion for 2 bytes,
-//           less than every one of our devices can do while it reads them.
+// Mapping   a head of its own, on CUDA cores: 4 lanes for each key, 8 keys for each step of a warp;
+//           then a thread for 8 channels of every n-th key. Heads of a group are the rows of tile
+//           multiplications: K goes from the pages to fragments as it lies, V is turned in
+//           registers, so neither passes through shared memory. Each part of a sum is one warp's or
+//           thread's, and they are added up in order. The splits of a query are one block's, one
+//           after the other, or a block's each, where a batch is too small to fill the device
+//           evenly; a second kernel then merges them. Bits are the same.
+// Types     q, weights and 16-bit K and V multiply as they are; codes of int8 pages are widened in
+//           registers, exactly: K's scale goes to the score, V's to the weight.
 // Traffic   K and V once for each group of heads; bound by memory.
+// Legend    lane = 4 g + q as in tile.cuh.
 #pragma once
 
 #include "cuda/attention.h"
@@ -19,12 +23,7 @@ namespace tuppence::TUPPENCE_DEVICE {
 constexpr int kSplitKeys = 256;
 constexpr int kDecodeThreads = 128;
 constexpr int kDecodeWarps = kDecodeThreads / kWarpLanes;
-
-template <int kDim, int kHeads>
-struct DecodeShape {
-  static constexpr int kPieces = kDim / 8;
-  static constexpr int kKeyGroups = kDecodeThreads / kPieces;  // keys at once, in the value pass
-};
+constexpr int kGroupHeads = 8;  // of a block, where heads share a KV head
 
 // A split's result or the merged ones': weights' sum and largest score, then sums of values.
 template <int kDim>
@@ -34,12 +33,15 @@ struct SplitState {
   float values[kDim];
 };
 
+// Rows are padded so that the lanes of a fragment meet in no bank.
 template <int kDim, int kHeads>
 struct DecodeShared {
-  float weights[kHeads][kSplitKeys];
+  static constexpr int kParts = kHeads > 1 ? kDecodeWarps : kDecodeThreads / (kDim / 8);
+  int rows[kSplitKeys];  // of the pages; -1: a key that the query does not see
+  float weights[kHeads][kSplitKeys + 8];
   float largest[kHeads];
   float sums[kHeads];
-  float values[DecodeShape<kDim, kHeads>::kKeyGroups][kHeads][kDim];
+  float values[kParts][kHeads][kDim + 8];
 };
 
 // What a block works on.
@@ -53,49 +55,81 @@ struct DecodeWork {
   int last_key;   // one beyond
 };
 
-template <int kDim, int kHeads, typename Kv>
-__device__ inline void ScoreKeys(const AttentionArgs& args, const DecodeWork& work, int split,
+__device__ inline const float* QueryOf(const AttentionArgs& args, const DecodeWork& work, int head,
+                                       int dim) {
+  return args.qkv + static_cast<int64_t>(work.token) * args.qkv_stride +
+         (work.first_head + head) * dim;
+}
+
+template <typename Kv>
+__device__ inline const Kv* ChannelsOf(const void* pages, int row, int dim, int channel) {
+  return static_cast<const Kv*>(pages) + static_cast<int64_t>(row) * dim + channel;
+}
+
+__device__ inline void FindRows(const AttentionArgs& args, const DecodeWork& work, int split,
+                                int (&rows)[kSplitKeys]) {
+  TUPPENCE_UNROLL
+  for (int i = Thread(); i < kSplitKeys; i += kDecodeThreads) {
+    const int key = split * kSplitKeys + i;
+    const bool visible = key >= work.first_key && key < work.last_key;
+    rows[i] = visible ? PageRow(args, work.entry, work.kv_head, key) : -1;
+  }
+}
+
+// One head's scores, on CUDA cores.
+template <typename Kv, int kDim, int kHeads>
+__device__ inline void ScoreHead(const AttentionArgs& args, const DecodeWork& work,
                                  DecodeShared<kDim, kHeads>& shared) {
   constexpr int kSteps = kDim / 32;
   const int g = Lane() / 4, q = Lane() % 4;
-  float query[kHeads][kSteps][8];
+  const float* const head = QueryOf(args, work, 0, kDim);
+  float query[kSteps][8];
   TUPPENCE_UNROLL
-  for (int h = 0; h < kHeads; ++h) {
-    const int head = work.first_head + (h < work.head_count ? h : 0);
-    const float* const row =
-        args.qkv + static_cast<int64_t>(work.token) * args.qkv_stride + head * kDim;
+  for (int i = 0; i < kSteps * 8; ++i) query[i / 8][i % 8] = head[i / 8 * 32 + q * 8 + i % 8];
+  TUPPENCE_UNROLL_BY(2)
+  for (int first = Warp() * 8; first < kSplitKeys; first += kDecodeWarps * 8) {
+    const int row = shared.rows[first + g];
+    Piece<Kv> pieces[kSteps];
     TUPPENCE_UNROLL
     for (int step = 0; step < kSteps; ++step) {
-      TUPPENCE_UNROLL
-      for (int i = 0; i < 8; ++i) query[h][step][i] = row[step * 32 + q * 8 + i];
+      pieces[step] = LoadPiece(ChannelsOf<Kv>(args.keys, row, kDim, step * 32 + q * 8), row >= 0);
     }
-  }
-  for (int first = Warp() * 8; first < kSplitKeys; first += kDecodeWarps * 8) {
-    const int key = split * kSplitKeys + first + g;
-    const bool visible = key >= work.first_key && key < work.last_key;
-    float dots[kHeads] = {};
-    float scale = args.scale_log2;
-    if (visible) {
-      const int64_t row = PageRow(args, work.entry, work.kv_head, key);
-      const Kv* const page = static_cast<const Kv*>(args.keys) + row * kDim;
-      if constexpr (kIsCoded<Kv>) scale *= Widen(F16{args.key_scales[row]});
+    float dot = 0;
+    TUPPENCE_UNROLL
+    for (int step = 0; step < kSteps; ++step) {
+      float channels[8];
+      WidenPiece<Kv>(pieces[step], channels);
       TUPPENCE_UNROLL
-      for (int step = 0; step < kSteps; ++step) {
-        float channels[8];
-        LoadPiece(page + step * 32 + q * 8, channels);
-        TUPPENCE_UNROLL
-        for (int h = 0; h < kHeads; ++h) {
-          TUPPENCE_UNROLL
-          for (int i = 0; i < 8; ++i) dots[h] = Fma(query[h][step][i], channels[i], dots[h]);
-        }
-      }
+      for (int i = 0; i < 8; ++i) dot = Fma(query[step][i], channels[i], dot);
+    }
+    dot += ShuffleXor(dot, 1);
+    dot += ShuffleXor(dot, 2);
+    const float scale = args.scale_log2 * ScaleOf<Kv>(args.key_scales, row);
+    if (q == 0) shared.weights[0][first + g] = row >= 0 ? dot * scale : -HUGE_VALF;
+  }
+}
+
+// A group's scores: its queries are rows 0 to 7 of the tile, the other rows are zeros.
+template <typename Half, typename Kv, int kDim, int kHeads>
+__device__ inline void ScoreGroup(const AttentionArgs& args, const uint32_t (&a)[kDim / 32][8],
+                                  DecodeShared<kDim, kHeads>& shared) {
+  const int g = Lane() / 4, q = Lane() % 4;
+  TUPPENCE_UNROLL_BY(2)
+  for (int first = Warp() * 8; first < kSplitKeys; first += kDecodeWarps * 8) {
+    const int row = shared.rows[first + g];
+    float dots[4] = {};
+    TUPPENCE_UNROLL
+    for (int step = 0; step < kDim / 32; ++step) {
+      const uint4 words = HalvesOf<Half, Kv>(
+          LoadPiece(ChannelsOf<Kv>(args.keys, row, kDim, step * 32 + q * 8), row >= 0));
+      const uint32_t b[4] = {words.x, words.y, words.z, words.w};
+      Multiply32<Half>(dots, a[step], b);
     }
     TUPPENCE_UNROLL
-    for (int h = 0; h < kHeads; ++h) {
-      float dot = dots[h];
-      dot += ShuffleXor(dot, 1);
-      dot += ShuffleXor(dot, 2);
-      if (q == 0) shared.weights[h][first + g] = visible ? dot * scale : -HUGE_VALF;
+    for (int i = 0; i < 2; ++i) {
+      const int key = first + 2 * q + i, key_row = shared.rows[key];
+      const float scale = args.scale_log2 * ScaleOf<Kv>(args.key_scales, key_row);
+      shared.weights[g][key] = key_row >= 0 ? dots[i] * scale : -HUGE_VALF;
     }
   }
 }
@@ -103,8 +137,8 @@ __device__ inline void ScoreKeys(const AttentionArgs& args, const DecodeWork& wo
 // Scores become weights in place. At least one key is visible; a NaN stays out of the maximum, and
 // comes back as its weight.
 template <int kDim, int kHeads>
-__device__ inline void WeighKeys(DecodeShared<kDim, kHeads>& shared) {
-  for (int h = Warp(); h < kHeads; h += kDecodeWarps) {
+__device__ inline void WeighKeys(int head_count, DecodeShared<kDim, kHeads>& shared) {
+  for (int h = Warp(); h < head_count; h += kDecodeWarps) {
     float largest = -HUGE_VALF, sum = 0;
     for (int i = Lane(); i < kSplitKeys; i += kWarpLanes) {
       const float score = shared.weights[h][i];
@@ -127,32 +161,78 @@ __device__ inline void WeighKeys(DecodeShared<kDim, kHeads>& shared) {
   }
 }
 
-template <int kDim, int kHeads, typename Kv>
-__device__ inline void AddValues(const AttentionArgs& args, const DecodeWork& work, int split,
-                                 DecodeShared<kDim, kHeads>& shared) {
-  using Shape = DecodeShape<kDim, kHeads>;
-  const int piece = Thread() % Shape::kPieces, of_group = Thread() / Shape::kPieces;
-  if (of_group >= Shape::kKeyGroups) return;
-  float sums[kHeads][8] = {};
-  for (int i = of_group; i < kSplitKeys; i += Shape::kKeyGroups) {
-    const int key = split * kSplitKeys + i;
-    if (key < work.first_key || key >= work.last_key) continue;
-    const int64_t row = PageRow(args, work.entry, work.kv_head, key);
+// One head's values, on CUDA cores: a thread for 8 channels of every kParts-th key.
+template <typename Kv, int kDim, int kHeads>
+__device__ inline void AddHead(const AttentionArgs& args, DecodeShared<kDim, kHeads>& shared) {
+  constexpr int kPieces = kDim / 8, kParts = DecodeShared<kDim, kHeads>::kParts;
+  const int channel = Thread() % kPieces * 8, part = Thread() / kPieces;
+  if (part >= kParts) return;
+  float sums[8] = {};
+  TUPPENCE_UNROLL_BY(4)
+  for (int i = part; i < kSplitKeys; i += kParts) {
+    const int row = shared.rows[i];
     float channels[8];
-    LoadPiece(static_cast<const Kv*>(args.values) + row * kDim + piece * 8, channels);
-    float scale = 1;
-    if constexpr (kIsCoded<Kv>) scale = Widen(F16{args.value_scales[row]});
+    WidenPiece<Kv>(LoadPiece(ChannelsOf<Kv>(args.values, row, kDim, channel), row >= 0), channels);
+    const float weight = shared.weights[0][i] * ScaleOf<Kv>(args.value_scales, row);
     TUPPENCE_UNROLL
-    for (int h = 0; h < kHeads; ++h) {
-      const float weight = shared.weights[h][i] * scale;
-      TUPPENCE_UNROLL
-      for (int c = 0; c < 8; ++c) sums[h][c] = Fma(weight, channels[c], sums[h][c]);
-    }
+    for (int c = 0; c < 8; ++c) sums[c] = Fma(weight, channels[c], sums[c]);
   }
   TUPPENCE_UNROLL
-  for (int h = 0; h < kHeads; ++h) {
+  for (int c = 0; c < 8; ++c) shared.values[part][0][channel + c] = sums[c];
+}
+
+// Weights of 32 keys from `first` on, of head g, as both fragments of a.
+template <typename Half, typename Kv, int kDim, int kHeads>
+__device__ inline void LoadWeightRows(const AttentionArgs& args, int head_count, int first,
+                                      const DecodeShared<kDim, kHeads>& shared, uint32_t (&a)[8]) {
+  const int g = Lane() / 4, q = Lane() % 4;
+  constexpr float kRaise = 1 << static_cast<int>(kWeightBits);
+  TUPPENCE_UNROLL
+  for (int n = 0; n < 4; ++n) {
+    const int key = first + n * 8 + 2 * q;
+    const float upper = ScaleOf<Kv>(args.value_scales, shared.rows[key]) * kRaise;
+    const float lower = ScaleOf<Kv>(args.value_scales, shared.rows[key + 1]) * kRaise;
+    const float* const weights = &shared.weights[g][key];
+    a[2 * n] = g < head_count ? NarrowPair<Half>(weights[0] * upper, weights[1] * lower) : 0;
+    a[2 * n + 1] = 0;
+  }
+}
+
+// A group's values: each warp has 64 keys. Lane 4 g + q reads 8 channels of key g; word i of them
+// is, over the warp, a tile of 8 keys whose columns 2 q + j are channels 8 q + 2 i + j: turned, it
+// is a fragment of b, and the sums keep that order of channels.
+template <typename Half, typename Kv, int kDim, int kHeads>
+__device__ inline void AddGroup(const AttentionArgs& args, int head_count,
+                                DecodeShared<kDim, kHeads>& shared) {
+  constexpr int kWarpKeys = kSplitKeys / kDecodeWarps;
+  const int g = Lane() / 4, q = Lane() % 4;
+  float sums[kDim / 8][4] = {};
+  TUPPENCE_UNROLL_BY(1)
+  for (int of_warp = 0; of_warp < kWarpKeys; of_warp += 32) {
+    const int first = Warp() * kWarpKeys + of_warp;
+    uint32_t a[8];
+    LoadWeightRows<Half, Kv>(args, head_count, first, shared, a);
     TUPPENCE_UNROLL
-    for (int c = 0; c < 8; ++c) shared.values[of_group][h][piece * 8 + c] = sums[h][c];
+    for (int step = 0; step < kDim / 32; ++step) {
+      uint32_t b[4][4];
+      TUPPENCE_UNROLL
+      for (int n = 0; n < 4; ++n) {
+        const int row = shared.rows[first + n * 8 + g];
+        const uint4 words = HalvesOf<Half, Kv>(
+            LoadPiece(ChannelsOf<Kv>(args.values, row, kDim, step * 32 + q * 8), row >= 0));
+        b[0][n] = TurnTile(words.x), b[1][n] = TurnTile(words.y);
+        b[2][n] = TurnTile(words.z), b[3][n] = TurnTile(words.w);
+      }
+      TUPPENCE_UNROLL
+      for (int i = 0; i < 4; ++i) Multiply32<Half>(sums[step * 4 + i], a, b[i]);
+    }
+  }
+  constexpr float kLower = 1.0f / (1 << static_cast<int>(kWeightBits));
+  TUPPENCE_UNROLL
+  for (int i = 0; i < kDim / 8; ++i) {
+    float* const out = &shared.values[Warp()][g][i / 4 * 32 + q * 8 + i % 4 * 2];
+    out[0] = sums[i][0] * kLower;
+    out[1] = sums[i][1] * kLower;
   }
 }
 
@@ -178,6 +258,44 @@ __device__ inline void StoreChannel(const AttentionArgs& args, int token, int he
       Narrow<Half>(state.value / state.sum).bits;
 }
 
+template <int kHeads>
+__device__ inline DecodeWork WorkOf(const AttentionArgs& args, const DecodeRow& row, int group) {
+  const int of_kv = args.heads / args.kv_heads, per_kv = CeilDiv(of_kv, kHeads);
+  DecodeWork work;
+  work.entry = row.entry;
+  work.token = row.token;
+  work.kv_head = group / per_kv;
+  work.first_head = work.kv_head * of_kv + group % per_kv * kHeads;
+  const int left = (work.kv_head + 1) * of_kv - work.first_head;
+  work.head_count = left < kHeads ? left : kHeads;
+  work.last_key = args.positions[work.token] + 1;
+  work.first_key = FirstKey(args, work.last_key - 1);
+  return work;
+}
+
+// Weights and sums of values of one split, in shared memory.
+template <typename Half, typename Kv, int kDim, int kHeads>
+__device__ inline void AttendSplit(const AttentionArgs& args, const DecodeWork& work,
+                                   const uint32_t (&a)[kDim / 32][8], int split,
+                                   DecodeShared<kDim, kHeads>& shared) {
+  FindRows(args, work, split, shared.rows);
+  Barrier();
+  if constexpr (kHeads == 1) {
+    ScoreHead<Kv>(args, work, shared);
+  } else {
+    ScoreGroup<Half, Kv>(args, a, shared);
+  }
+  Barrier();
+  WeighKeys(work.head_count, shared);
+  Barrier();
+  if constexpr (kHeads == 1) {
+    AddHead<Kv>(args, shared);
+  } else {
+    AddGroup<Half, Kv>(args, work.head_count, shared);
+  }
+  Barrier();
+}
+
 // splits 0: the block runs through all of them. Otherwise BlockZ() is its split, and the state goes
 // to partials[row][head][split].
 template <typename Half, typename Kv, int kDim, int kHeads>
@@ -185,29 +303,21 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
     DecodeKernel(AttentionArgs args, const DecodeRow* rows, int splits,
                  SplitState<kDim>* partials) {
   auto& shared = Shared<DecodeShared<kDim, kHeads>>();
-  const int group = args.heads / args.kv_heads, per_kv = CeilDiv(group, kHeads);
-  DecodeWork work;
-  work.entry = rows[BlockX()].entry;
-  work.token = rows[BlockX()].token;
-  work.kv_head = BlockY() / per_kv;
-  work.first_head = work.kv_head * group + BlockY() % per_kv * kHeads;
-  const int left = (work.kv_head + 1) * group - work.first_head;
-  work.head_count = left < kHeads ? left : kHeads;
-  work.last_key = args.positions[work.token] + 1;
-  work.first_key = FirstKey(args, work.last_key - 1);
+  const DecodeWork work = WorkOf<kHeads>(args, rows[BlockX()], BlockY());
   int first = work.first_key / kSplitKeys, last = (work.last_key - 1) / kSplitKeys + 1;
   if (splits > 0) {
     if (BlockZ() < first || BlockZ() >= last) return;
     first = BlockZ(), last = first + 1;
   }
+  uint32_t a[kDim / 32][8];
+  if constexpr (kHeads > 1) {
+    const int g = Lane() / 4;
+    LoadQueries<Half, kDim>(g < work.head_count ? QueryOf(args, work, g, kDim) : nullptr, nullptr,
+                            a);
+  }
   ChannelState states[kHeads];
   for (int split = first; split < last; ++split) {
-    ScoreKeys<kDim, kHeads, Kv>(args, work, split, shared);
-    Barrier();
-    WeighKeys(shared);
-    Barrier();
-    AddValues<kDim, kHeads, Kv>(args, work, split, shared);
-    Barrier();
+    AttendSplit<Half, Kv>(args, work, a, split, shared);
     if (Thread() >= kDim) continue;
     TUPPENCE_UNROLL
     for (int h = 0; h < kHeads; ++h) {

@@ -4,11 +4,12 @@
 // Formula   out = sum over keys j of 2^(s_j - m) v_j / sum over j of 2^(s_j - m),
 //           s_j = scale log2(e) q . k_j; tile by tile, m moving with the largest score so far.
 // Mapping   4 warps of 16 queries. q stays in registers; K and V of a tile come through shared
-//           memory, each while the other is worked on. A row of a tile multiplication is its own,
-//           so a query's bits depend on its position and its pages, not on its chunk.
+//           memory, each while the other is worked on: by asynchronous copies, or, where there are
+//           none (sm_75, and codes, which are widened on the way), through registers. A row of a
+//           tile multiplication is its own, so a query's bits depend on its position and its
+//           pages, not on its chunk.
 // Types     q, weights and 16-bit K and V multiply as they are; codes of int8 pages multiply
-// exactly,
-//           K's scale goes to the score, V's to the weight.
+//           exactly: K's scale goes to the score, V's to the weight.
 // Traffic   K and V once for each 64 queries of a head; bound by the tensor cores.
 // Masked    A key past a query's own has weight 0 in its tile, and 0 * NaN is NaN: a NaN reaches
 //           earlier queries of its sequence in the same 64 positions. Slots past the last query's
@@ -23,10 +24,6 @@ namespace tuppence::TUPPENCE_DEVICE {
 
 constexpr int kKeyTile = 64;
 constexpr int kPrefillThreads = 128;
-// Weights are kept 2^8 times as large, which their sum takes back out: so an f16 weight, with V's
-// scale in it, stays clear of the numbers that have lost bits.
-constexpr float kWeightBits = 8;
-
 // Rows of shared memory in pieces of 16 bytes, padded so that no two lanes of a read meet in a
 // bank: K is read by 4 lanes a row, V by 8 rows at a time.
 template <int kDim>
@@ -47,48 +44,68 @@ struct PrefillWork {
   int last_key;   // one beyond
 };
 
-// Starts the copy of a tile of K or V. Codes are widened on the way.
-template <typename Half, typename Kv, int kDim, int kRowPieces>
-__device__ inline void StartTile(const AttentionArgs& args, const PrefillWork& work, int tile,
-                                 const void* pages, const uint16_t* page_scales,
-                                 uint4 (&rows)[kKeyTile][kRowPieces], float* scales) {
-  constexpr int kPieces = kDim / 8;
-  const Kv* const source = static_cast<const Kv*>(pages);
-  for (int i = Thread(); i < kKeyTile * kPieces; i += kPrefillThreads) {
-    const int of_tile = i / kPieces, piece = i % kPieces, key = tile * kKeyTile + of_tile;
-    const bool there = key >= work.first_key && key < work.last_key;
-    const int64_t row = there ? PageRow(args, work.entry, work.kv_head, key) : 0;
-    if constexpr (!kIsCoded<Kv>) {
-      CopyAsync16(&rows[of_tile][piece], source + row * kDim + piece * 8, there);
-    } else {
-      float codes[8] = {};
-      if (there) LoadPiece(source + row * kDim + piece * 8, codes);
-      rows[of_tile][piece] =
-          uint4{NarrowPair<Half>(codes[0], codes[1]), NarrowPair<Half>(codes[2], codes[3]),
-                NarrowPair<Half>(codes[4], codes[5]), NarrowPair<Half>(codes[6], codes[7])};
-      if (piece == 0) scales[of_tile] = there ? Widen(F16{page_scales[row]}) : 0.0f;
-    }
-  }
-  CommitCopies();
-}
-
-// Both fragments of the lane's rows, for each 32 channels; rows without a query are zeros.
-template <typename Half, int kDim>
-__device__ inline void LoadQueries(const AttentionArgs& args, int head, const int (&tokens)[2],
-                                   uint32_t (&a)[kDim / 32][8]) {
-  TUPPENCE_UNROLL
-  for (int step = 0; step < kDim / 32; ++step) {
+// A tile of K or V on its way to shared memory: Fetch before other work, Place after it and after a
+// barrier since when nobody reads the old tile. kHold: what no asynchronous copy brings waits in
+// registers between the two; else, where there are none to spare, Fetch does it all, after that
+// barrier.
+template <typename Half, typename Kv, int kDim, bool kHold>
+class TileOnItsWay {
+ public:
+  template <int kRowPieces>
+  __device__ void Fetch(const AttentionArgs& args, const PrefillWork& work, int tile,
+                        const void* pages, const uint16_t* scales,
+                        uint4 (&rows)[kKeyTile][kRowPieces]) {
     TUPPENCE_UNROLL
-    for (int i = 0; i < 8; ++i) {
-      const int token = tokens[i % 2];
-      a[step][i] = 0;
-      if (token < 0) continue;
-      const float* const pair = args.qkv + static_cast<int64_t>(token) * args.qkv_stride +
-                                head * kDim + step * 32 + Lane() % 4 * 8 + i / 2 * 2;
-      a[step][i] = NarrowPair<Half>(pair[0], pair[1]);
+    for (int n = 0; n < kCount; ++n) {
+      const int row = RowOf(args, work, tile * kKeyTile + At(n) / kPieces);
+      const Kv* const source =
+          static_cast<const Kv*>(pages) + (row < 0 ? 0 : int64_t{row} * kDim) + At(n) % kPieces * 8;
+      uint4& target = rows[At(n) / kPieces][At(n) % kPieces];
+      if (!kIsCoded<Kv> && HasAsyncCopies()) {
+        CopyAsync16(&target, source, row >= 0);
+      } else if constexpr (kHold) {
+        held_[n] = LoadPiece(source, row >= 0);
+      } else {
+        target = HalvesOf<Half, Kv>(LoadPiece(source, row >= 0));
+      }
+    }
+    if constexpr (kIsCoded<Kv>) {
+      if (Thread() < kKeyTile) {
+        scale_ = ScaleOf<Kv>(scales, RowOf(args, work, tile * kKeyTile + Thread()));
+      }
+    }
+    CommitCopies();
+  }
+
+  template <int kRowPieces>
+  __device__ void Place(uint4 (&rows)[kKeyTile][kRowPieces], float* scales) const {
+    if constexpr (kHold) {
+      if (kIsCoded<Kv> || !HasAsyncCopies()) {
+        TUPPENCE_UNROLL
+        for (int n = 0; n < kCount; ++n) {
+          rows[At(n) / kPieces][At(n) % kPieces] = HalvesOf<Half, Kv>(held_[n]);
+        }
+      }
+    }
+    if constexpr (kIsCoded<Kv>) {
+      if (Thread() < kKeyTile) scales[Thread()] = scale_;
     }
   }
-}
+
+ private:
+  static constexpr int kPieces = kDim / 8;
+  static constexpr int kCount = kKeyTile * kPieces / kPrefillThreads;  // of a thread
+  static_assert(kKeyTile * kPieces % kPrefillThreads == 0);
+
+  __device__ static int At(int n) { return Thread() + n * kPrefillThreads; }
+  __device__ static int RowOf(const AttentionArgs& args, const PrefillWork& work, int key) {
+    const bool there = key >= work.first_key && key < work.last_key;
+    return there ? PageRow(args, work.entry, work.kv_head, key) : -1;
+  }
+
+  Piece<Kv> held_[kHold ? kCount : 1] = {};
+  float scale_ = 0;
+};
 
 using Scores = float[kKeyTile / 8][4];
 
@@ -214,7 +231,7 @@ __device__ inline void StoreRows(const AttentionArgs& args, int head, const int 
 }
 
 template <typename Half, typename Kv, int kDim>
-__global__ void __launch_bounds__(kPrefillThreads)
+__global__ void __launch_bounds__(kPrefillThreads, 1)
     PrefillKernel(AttentionArgs args, const PrefillItem* items) {
   auto& shared = Shared<PrefillShared<kDim>>();
   const PrefillItem item = items[BlockX()];
@@ -232,32 +249,38 @@ __global__ void __launch_bounds__(kPrefillThreads)
   work.kv_head = head / (args.heads / args.kv_heads);
   work.first_key = FirstKey(args, first_position);
   work.last_key = first_position + item.count;
-  uint32_t a[kDim / 32][8];
-  LoadQueries<Half, kDim>(args, head, tokens, a);
-  RowState<kDim> state;
-  const int first = work.first_key / kKeyTile, last = (work.last_key - 1) / kKeyTile;
-  const auto start_keys = [&](int tile) {
-    StartTile<Half, Kv, kDim>(args, work, tile, args.keys, args.key_scales, shared.keys,
-                              shared.key_scales);
+  const auto query = [&](int token) {
+    return token < 0 ? nullptr
+                     : args.qkv + static_cast<int64_t>(token) * args.qkv_stride + head * kDim;
   };
-  start_keys(first);
+  uint32_t a[kDim / 32][8];
+  LoadQueries<Half, kDim>(query(tokens[0]), query(tokens[1]), a);
+  RowState<kDim> state;
+  // Beside the sums of 128 channels registers have no room for a tile, beside those of 96 only for
+  // codes while V is worked on.
+  TileOnItsWay<Half, Kv, kDim, (kDim < 96 || (kDim < 128 && kIsCoded<Kv>))> keys;
+  TileOnItsWay<Half, Kv, kDim, (kDim < 128)> values;
+  const int first = work.first_key / kKeyTile, last = (work.last_key - 1) / kKeyTile;
+  keys.Fetch(args, work, first, args.keys, args.key_scales, shared.keys);
+  keys.Place(shared.keys, shared.key_scales);
   for (int tile = first; tile <= last; ++tile) {
-    StartTile<Half, Kv, kDim>(args, work, tile, args.values, args.value_scales, shared.values,
-                              shared.value_scales);
+    values.Fetch(args, work, tile, args.values, args.value_scales, shared.values);
     WaitCopies<1>();
     Barrier();  // K is there
     Scores scores;
     ScoreTile<Half, kDim>(shared, a, scores);
     WeighTile<Kv, kDim>(args, shared, tile, positions, scores, state);
+    values.Place(shared.values, shared.value_scales);
     Barrier();  // nobody reads K any more
-    if (tile < last) start_keys(tile + 1);
     if (tile < last) {
+      keys.Fetch(args, work, tile + 1, args.keys, args.key_scales, shared.keys);
       WaitCopies<1>();
     } else {
       WaitCopies<0>();
     }
     Barrier();  // V is there
     AddTile<Half, Kv, kDim>(shared, scores, state);
+    if (tile < last) keys.Place(shared.keys, shared.key_scales);
     Barrier();  // nobody reads V any more
   }
   StoreRows<Half, kDim>(args, head, tokens, state);

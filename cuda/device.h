@@ -4,7 +4,7 @@
 // So a kernel says Thread(), never threadIdx.x, and instructions beyond C++ are verbs of tile.cuh.
 //
 // Thread blocks are one-dimensional and whole warps. All shared memory is one struct of the kernel,
-// Shared<T>(), whose size its launcher passes on.
+// Shared<T>(), whose size its launcher names for the emulation.
 #pragma once
 
 #include <cstddef>
@@ -50,8 +50,8 @@ __device__ inline void Barrier() { __syncthreads(); }
 template <typename T>
 __device__ inline T& Shared() {
   static_assert(sizeof(T) <= kSharedBytesMax);
-  extern __shared__ __align__(16) unsigned char shared_memory[];
-  return *reinterpret_cast<T*>(shared_memory);
+  __shared__ T shared;  // static, so that ptxas reports its size for each kernel
+  return shared;
 }
 
 // Enqueues a kernel. A failure is latched by `gpu` and comes out of its Synchronize.
@@ -59,8 +59,7 @@ template <typename... Parameters, typename... Arguments>
 void Launch(Gpu& gpu, void (*kernel)(Parameters...), const LaunchShape& shape,
             Arguments... arguments) {
   const dim3 grid(shape.blocks_x, shape.blocks_y, shape.blocks_z);
-  kernel<<<grid, shape.threads, shape.shared_bytes, static_cast<cudaStream_t>(gpu.stream())>>>(
-      arguments...);
+  kernel<<<grid, shape.threads, 0, static_cast<cudaStream_t>(gpu.stream())>>>(arguments...);
   gpu.Check(cudaGetLastError(), shape.name);
 }
 
@@ -74,7 +73,9 @@ void Launch(Gpu& gpu, void (*kernel)(Parameters...), const LaunchShape& shape,
                                  shape.threads,
                                  shape.shared_bytes,
                                  gpu.arch()};
-  emulation::RunGrid(spec, [&] { kernel(arguments...); });
+  const int error = emulation::LaunchError();
+  gpu.Check(error, shape.name);
+  if (error == 0) emulation::RunGrid(spec, [&] { kernel(arguments...); });
 }
 
 #endif

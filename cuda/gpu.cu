@@ -4,48 +4,53 @@
 #include "absl/strings/str_cat.h"
 #include "cuda/device.h"
 #include "cuda/gpu.h"
+#include "cuda/norm.cuh"
+#include "cuda/requirements.h"
 
 namespace tuppence::cuda {
 namespace {
-
-constexpr int kArchMin = 75;
-constexpr int kArchMax = 90;  // that this build has been compiled for
 
 absl::Status Unavailable(cudaError_t code, const char* what) {
   return absl::UnavailableError(absl::StrCat("CUDA: ", what, ": ", cudaGetErrorString(code), " (",
                                              static_cast<int>(code), ")"));
 }
 
+FoundMachine LookAround() {
+  FoundMachine found;
+  found.built_with = CUDART_VERSION;
+  cudaDeviceProp properties;
+  cudaFuncAttributes code;
+  // Each of these leaves its zero where it cannot answer; the last error is the reason.
+  cudaError_t error = cudaRuntimeGetVersion(&found.runtime);
+  if (error == cudaSuccess) error = cudaDriverGetVersion(&found.driver);
+  if (error == cudaSuccess) error = cudaGetDeviceCount(&found.devices);
+  if (error == cudaSuccess) error = cudaGetDeviceProperties(&properties, 0);
+  if (error != cudaSuccess) {
+    found.devices = 0;
+    found.devices_error = cudaGetErrorString(error);
+  } else if (found.devices > 0) {
+    found.device = properties.name;
+    found.arch = properties.major * 10 + properties.minor;
+    // One kernel stands for all: they are compiled alike.
+    const auto* const kernel = &NormKernel<F16, true>;
+    if (cudaFuncGetAttributes(&code, kernel) == cudaSuccess) found.code_arch = code.ptxVersion;
+  }
+  (void)cudaGetLastError();  // what could not be found is told by CheckMachine
+  return found;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Gpu>> Gpu::Open(int force_arch) {
-  int driver = 0, runtime = 0, count = 0;
-  cudaDriverGetVersion(&driver);
-  cudaRuntimeGetVersion(&runtime);
-  if (driver == 0) {
-    return absl::FailedPreconditionError("no NVIDIA driver was found; install one or take the CPU");
-  }
-  if (driver / 1000 < runtime / 1000) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the NVIDIA driver knows CUDA up to ", driver / 1000, ".", driver % 1000 / 10,
-        "; this build needs ", runtime / 1000, ".0; install a newer driver or take the CPU"));
-  }
-  const cudaError_t counted = cudaGetDeviceCount(&count);
-  if (counted != cudaSuccess || count == 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("no CUDA device was found (", cudaGetErrorString(counted), ")"));
-  }
+  const FoundMachine found = LookAround();
+  if (absl::Status status = CheckMachine(found); !status.ok()) return status;
   cudaDeviceProp properties;
   cudaError_t code = cudaGetDeviceProperties(&properties, 0);
   if (code != cudaSuccess) return Unavailable(code, "reading the device's properties");
-  const int arch = properties.major * 10 + properties.minor;
-  if (arch < kArchMin || arch > kArchMax) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        properties.name, " has compute capability ", properties.major, ".", properties.minor,
-        "; this build runs on 7.5 to 9.0; take the CPU or another machine"));
-  }
   std::unique_ptr<Gpu> gpu(new Gpu());
   gpu->facts_.name = properties.name;
+  // A build for an older architecture runs by that one's paths.
+  const int arch = std::min(found.arch, found.code_arch);
   gpu->facts_.arch = force_arch == 0 ? arch : std::min(arch, force_arch);
   gpu->facts_.multiprocessors = properties.multiProcessorCount;
   size_t free_bytes = 0, total_bytes = 0;
@@ -77,7 +82,7 @@ void* Gpu::Allocate(size_t bytes) {
   return nullptr;
 }
 
-void Gpu::Free(void* device) { cudaFree(device); }
+void Gpu::Free(void* device) { Check(cudaFree(device), "giving memory back"); }
 
 void* Gpu::AllocatePinned(size_t bytes) {
   void* memory = nullptr;
@@ -86,7 +91,7 @@ void* Gpu::AllocatePinned(size_t bytes) {
   return nullptr;
 }
 
-void Gpu::FreePinned(void* host) { cudaFreeHost(host); }
+void Gpu::FreePinned(void* host) { Check(cudaFreeHost(host), "giving pinned memory back"); }
 
 void Gpu::CopyIn(const void* host, size_t bytes, void* device) {
   Check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice,

@@ -1,3 +1,5 @@
+#include <bit>
+
 #include "cuda/kernels.h"
 #include "cuda/matmul.cuh"
 #include "model/check.h"
@@ -68,7 +70,9 @@ void Matmul(Gpu& gpu, Tensor x, const PackedMatrix& w, Tensor out) {
   args.panels = w.panels();
   args.loads = w.loads();
   args.groups = w.groups();
-  args.group = format.group;
+  if (format.quantised()) {
+    args.group_shift = std::countr_zero(static_cast<uint32_t>(format.group));
+  }
   args.outputs = static_cast<int>(w.outputs());
   args.gated = w.gated();
   if (w.gated()) {

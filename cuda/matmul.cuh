@@ -44,8 +44,8 @@ struct MatmulArgs {
   int panels = 0;
   int loads = 0;
   int groups = 0;
-  int group = 0;
-  int outputs = 0;  // of out
+  int group_shift = 0;  // log2 of a group's columns
+  int outputs = 0;      // of out
   bool gated = false;
   float* out = nullptr;           // plain: f32
   uint16_t* gated_out = nullptr;  // gated: as x
@@ -67,9 +67,7 @@ __device__ inline void UnpackWeights(const uint4& load, int step, uint32_t (&b)[
   TUPPENCE_UNROLL
   for (int i = 0; i < 4; ++i) {
     if constexpr (kType == WeightType::kInt8) {
-      const uint32_t pair = word(2 * step + i / 2) >> (i % 2 * 16);
-      b[i] = NarrowPair<Half>(static_cast<float>(static_cast<int8_t>(pair)),
-                              static_cast<float>(static_cast<int8_t>(pair >> 8)));
+      b[i] = WidenCodes<Half>(FlipCodes(word(2 * step + i / 2)), i % 2);
     } else if constexpr (kType == WeightType::kInt4) {
       b[i] = WidenNibbles<Half>(word(step) >> (4 * i));
     } else {
@@ -109,16 +107,37 @@ __device__ inline void AddInto(Sums<kTiles>& total, Sums<kTiles>& part) {
   Clear<kTiles>(part);
 }
 
-template <int kTiles>
-__device__ inline void AddGroup(const MatmulArgs& m, int first_panel, int group,
-                                Sums<kTiles>& total, Sums<kTiles>& part) {
+__device__ inline int PanelOf(const MatmulArgs& m, int first_panel, int p) {
+  return first_panel + p < m.panels ? first_panel + p : m.panels - 1;
+}
+
+// Scales of a load's groups, at most four: lane 4 g + q holds those of group g % 4 and of outputs 2
+// q, 2 q + 1 of each panel. They travel with the load's weights, a load ahead of their use.
+using LoadScales = uint32_t[kWarpPanels];
+
+template <WeightType kType>
+__device__ inline void FetchScales(const MatmulArgs& m, int first_panel, int load,
+                                   LoadScales& scales) {
+  if constexpr (!WeightTraits<kType>::kQuantised) return;
+  int group = ((load * LoadCols(kType)) >> m.group_shift) + Lane() / 4 % 4;
+  if (group >= m.groups) group = m.groups - 1;
   TUPPENCE_UNROLL
   for (int p = 0; p < kWarpPanels; ++p) {
-    const int panel = first_panel + p < m.panels ? first_panel + p : m.panels - 1;
-    const uint16_t* const scales =
-        m.scales + (static_cast<int64_t>(panel) * m.groups + group) * kPanelOutputs +
-        Lane() % 4 * 2;
-    const float first = Widen(F16{scales[0]}), second = Widen(F16{scales[1]});
+    const int64_t at = static_cast<int64_t>(PanelOf(m, first_panel, p)) * m.groups + group;
+    scales[p] = *reinterpret_cast<const uint32_t*>(m.scales + at * kPanelOutputs + Lane() % 4 * 2);
+  }
+}
+
+// The group that ends with the step of `load` that starts at `col`.
+template <WeightType kType, int kTiles>
+__device__ inline void AddGroup(const MatmulArgs& m, const LoadScales& scales, int load, int col,
+                                Sums<kTiles>& total, Sums<kTiles>& part) {
+  const int of_load = (col >> m.group_shift) - ((load * LoadCols(kType)) >> m.group_shift);
+  TUPPENCE_UNROLL
+  for (int p = 0; p < kWarpPanels; ++p) {
+    const uint32_t pair = Shuffle(scales[p], of_load * 4 + Lane() % 4);
+    const float first = Widen(F16{static_cast<uint16_t>(pair)});
+    const float second = Widen(F16{static_cast<uint16_t>(pair >> 16)});
     TUPPENCE_UNROLL
     for (int t = 0; t < kTiles; ++t) {
       TUPPENCE_UNROLL
@@ -130,14 +149,16 @@ __device__ inline void AddGroup(const MatmulArgs& m, int first_panel, int group,
   Clear<kTiles>(part);
 }
 
+// kOnce: no other warp of the multiprocessor wants them, so they need no room in its cache.
+template <bool kOnce>
 __device__ inline void LoadWeights(const MatmulArgs& m, int first_panel, int load,
                                    uint4 (&loads)[kWarpPanels]) {
   TUPPENCE_UNROLL
   for (int p = 0; p < kWarpPanels; ++p) {
-    const int panel = first_panel + p < m.panels ? first_panel + p : m.panels - 1;
-    const int64_t at =
-        static_cast<int64_t>(panel) * m.loads + (load < m.loads ? load : m.loads - 1);
-    loads[p] = LoadStream(m.weights + at * kLoadBytes + Lane() * 16);
+    const int64_t at = static_cast<int64_t>(PanelOf(m, first_panel, p)) * m.loads +
+                       (load < m.loads ? load : m.loads - 1);
+    const std::byte* const source = m.weights + at * kLoadBytes + Lane() * 16;
+    loads[p] = kOnce ? LoadStream(source) : *reinterpret_cast<const uint4*>(source);
   }
 }
 
@@ -165,9 +186,9 @@ __device__ inline void MultiplyStep(const uint4 (&loads)[kWarpPanels], int step,
   }
 }
 
-// Whether a group, or with it the segment, ends with the step that ends at column `last`.
-__device__ inline bool GroupEnds(const MatmulArgs& m, int last, int segment_last) {
-  return last % m.group == 0 || last == segment_last;
+// Whether a group ends before column `last`.
+__device__ inline bool GroupEnds(const MatmulArgs& m, int last) {
+  return (last & ((1 << m.group_shift) - 1)) == 0;
 }
 
 __device__ inline float Silu(float x) { return x / (1.0f + Exp2(-1.44269504088896341f * x)); }
@@ -201,21 +222,26 @@ __device__ inline void SumSegment(const MatmulArgs& m, int first_panel, int segm
   const int end = first + segment_cols / kCols, last = end < m.loads ? end : m.loads;
   const int g = Lane() / 4, q = Lane() % 4;
   Sums<kTiles> group_sums;
+  LoadScales scales, next_scales;
   if constexpr (Traits::kQuantised) Clear<kTiles>(group_sums);
   // A load ahead hides memory's latency; with four tiles of rows there are no registers for it, and
   // enough to do.
   constexpr bool kAhead = kTiles < 4;
   uint4 loads[kWarpPanels], next[kWarpPanels];
-  if constexpr (kAhead) LoadWeights(m, first_panel, first, next);
+  if constexpr (kAhead) LoadWeights<true>(m, first_panel, first, next);
+  FetchScales<kType>(m, first_panel, first, next_scales);
   TUPPENCE_UNROLL_BY(1)
   for (int load = first; load < last; ++load) {
     if constexpr (kAhead) {
       TUPPENCE_UNROLL
       for (int p = 0; p < kWarpPanels; ++p) loads[p] = next[p];
-      LoadWeights(m, first_panel, load + 1, next);
+      LoadWeights<true>(m, first_panel, load + 1, next);
     } else {
-      LoadWeights(m, first_panel, load, loads);
+      LoadWeights<true>(m, first_panel, load, loads);
     }
+    TUPPENCE_UNROLL
+    for (int p = 0; p < kWarpPanels && Traits::kQuantised; ++p) scales[p] = next_scales[p];
+    FetchScales<kType>(m, first_panel, load + 1, next_scales);
     TUPPENCE_UNROLL_BY((kAhead ? Traits::kSteps : 1))
     for (int step = 0; step < Traits::kSteps; ++step) {
       const int col = load * kCols + step * kStepCols;
@@ -227,8 +253,8 @@ __device__ inline void SumSegment(const MatmulArgs& m, int first_panel, int segm
       }
       if constexpr (Traits::kQuantised) {
         MultiplyStep<Half, kType, kTiles>(loads, step, a, group_sums);
-        if (GroupEnds(m, col + kStepCols, last * kCols)) {
-          AddGroup<kTiles>(m, first_panel, col / m.group, sums, group_sums);
+        if (GroupEnds(m, col + kStepCols) || col + kStepCols == last * kCols) {
+          AddGroup<kType, kTiles>(m, scales, load, col, sums, group_sums);
         }
       } else {
         MultiplyStep<Half, kType, kTiles>(loads, step, a, sums);
@@ -237,8 +263,11 @@ __device__ inline void SumSegment(const MatmulArgs& m, int first_panel, int segm
   }
 }
 
+// With one tile of rows two blocks fit a multiprocessor: twice the loads in flight, which is what a
+// device with much bandwidth wants.
 template <typename Half, WeightType kType, int kTiles>
-__global__ void __launch_bounds__(kMatmulThreads, 1) MatmulSkinnyKernel(MatmulArgs m) {
+__global__ void __launch_bounds__(kMatmulThreads, kTiles == 1 ? 2 : 1)
+    MatmulSkinnyKernel(MatmulArgs m) {
   auto& shared = Shared<SkinnyShared>();
   const int first_panel = BlockX() * kWarpPanels;
   const int segments = CeilDiv(m.cols, SegmentCols(m.cols));
@@ -293,19 +322,39 @@ struct WideShared {
   uint4 x[kWideStages][kWideRows][4];  // 32 columns of each row
 };
 
-// Starts the copies of one step's x; beyond K there is nothing to copy.
-__device__ inline void StartStep(const MatmulArgs& m, int first_row, int step, int steps,
-                                 WideShared& shared) {
-  if (step < steps) {
-    for (int i = Thread(); i < kWideRows * 4; i += kMatmulThreads) {
-      const int row = first_row + i / 4, col = step * kStepCols + i % 4 * 8;
-      const bool valid = row < m.rows && col < m.cols;
-      CopyAsync16(&shared.x[step % kWideStages][i / 4][i % 4],
-                  valid ? m.x + static_cast<int64_t>(row) * m.cols + col : m.x, valid);
+// One step's x on its way to its stage: by asynchronous copies, or, on sm_75, through registers
+// while the tiles of another step multiply. Beyond K there is nothing to fetch.
+class StepOnItsWay {
+ public:
+  __device__ void Fetch(const MatmulArgs& m, int first_row, int step, int steps,
+                        WideShared& shared) {
+    TUPPENCE_UNROLL
+    for (int n = 0; n < kCount; ++n) {
+      const int row = first_row + At(n) / 4, col = step * kStepCols + At(n) % 4 * 8;
+      if (!HasAsyncCopies()) {
+        held_[n] = LoadRow(m, row, col);
+      } else if (step < steps) {
+        const bool valid = row < m.rows && col < m.cols;
+        CopyAsync16(&shared.x[step % kWideStages][At(n) / 4][At(n) % 4],
+                    valid ? m.x + static_cast<int64_t>(row) * m.cols + col : m.x, valid);
+      }
+    }
+    CommitCopies();
+  }
+
+  __device__ void Place(int step, WideShared& shared) const {
+    TUPPENCE_UNROLL
+    for (int n = 0; n < kCount && !HasAsyncCopies(); ++n) {
+      shared.x[step % kWideStages][At(n) / 4][At(n) % 4] = held_[n];
     }
   }
-  CommitCopies();
-}
+
+ private:
+  static constexpr int kCount = kWideRows * 4 / kMatmulThreads;  // of a thread
+  __device__ static int At(int n) { return Thread() + n * kMatmulThreads; }
+
+  uint4 held_[kCount] = {};
+};
 
 template <typename Half, int kTiles>
 __device__ inline void StoreWarp(const MatmulArgs& m, int first_row, int first_panel,
@@ -341,23 +390,33 @@ __global__ void __launch_bounds__(kMatmulThreads) MatmulWideKernel(MatmulArgs m)
       BlockX() * Shape::kOutputs / kPanelOutputs + Warp() / Shape::kWarpsDown * kWarpPanels;
   const int g = Lane() / 4, q = Lane() % 4;
   const int steps = m.loads * Traits::kSteps, segment_cols = SegmentCols(m.cols);
+  int segment_end = segment_cols;
   Sums<kTiles> total, sums, group_sums;
   Clear<kTiles>(total);
   Clear<kTiles>(sums);
+  LoadScales scales, next_scales;
   if constexpr (Traits::kQuantised) Clear<kTiles>(group_sums);
-  for (int step = 0; step < kWideStages - 1; ++step) StartStep(m, first_row, step, steps, shared);
+  StepOnItsWay x;
+  for (int step = 0; step < kWideStages - 1; ++step) {
+    x.Fetch(m, first_row, step, steps, shared);
+    x.Place(step, shared);
+  }
   uint4 loads[kWarpPanels], next[kWarpPanels];
-  LoadWeights(m, first_panel, 0, next);
+  LoadWeights<false>(m, first_panel, 0, next);
+  FetchScales<kType>(m, first_panel, 0, next_scales);
   for (int load = 0; load < m.loads; ++load) {
     TUPPENCE_UNROLL
     for (int p = 0; p < kWarpPanels; ++p) loads[p] = next[p];
-    LoadWeights(m, first_panel, load + 1, next);
+    LoadWeights<false>(m, first_panel, load + 1, next);
+    TUPPENCE_UNROLL
+    for (int p = 0; p < kWarpPanels && Traits::kQuantised; ++p) scales[p] = next_scales[p];
+    FetchScales<kType>(m, first_panel, load + 1, next_scales);
     TUPPENCE_UNROLL
     for (int of_load = 0; of_load < Traits::kSteps; ++of_load) {
       const int step = load * Traits::kSteps + of_load, last = (step + 1) * kStepCols;
       WaitCopies<kWideStages - 2>();
       Barrier();  // the step's x is there, and nobody reads the stage that is filled next
-      StartStep(m, first_row, step + kWideStages - 1, steps, shared);
+      x.Fetch(m, first_row, step + kWideStages - 1, steps, shared);
       uint32_t a[kTiles][8];
       TUPPENCE_UNROLL
       for (int t = 0; t < kTiles; ++t) {
@@ -365,16 +424,20 @@ __global__ void __launch_bounds__(kMatmulThreads) MatmulWideKernel(MatmulArgs m)
         const int row = warp_row + 16 * t + g;
         Interleave(stage[row][q], stage[row + 8][q], a[t]);
       }
-      const bool segment_ends = last % segment_cols == 0 || step + 1 == steps;
+      const bool segment_ends = last == segment_end || step + 1 == steps;
       if constexpr (Traits::kQuantised) {
         MultiplyStep<Half, kType, kTiles>(loads, of_load, a, group_sums);
-        if (last % m.group == 0 || segment_ends) {
-          AddGroup<kTiles>(m, first_panel, (last - 1) / m.group, sums, group_sums);
+        if (GroupEnds(m, last) || segment_ends) {
+          AddGroup<kType, kTiles>(m, scales, load, last - kStepCols, sums, group_sums);
         }
       } else {
         MultiplyStep<Half, kType, kTiles>(loads, of_load, a, sums);
       }
-      if (segment_ends) AddInto<kTiles>(total, sums);
+      if (segment_ends) {
+        AddInto<kTiles>(total, sums);
+        segment_end += segment_cols;
+      }
+      x.Place(step + kWideStages - 1, shared);
     }
   }
   WaitCopies<0>();

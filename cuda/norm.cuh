@@ -51,9 +51,10 @@ __global__ void __launch_bounds__(kNormThreads)
   const float inverse = InverseRoot(sum / static_cast<float>(hidden) + epsilon);
   for (int i = Thread() * 4; i < hidden; i += kNormThreads * 4) {
     const Quadruple value = QuadrupleAt(x + row + i), scale = QuadrupleAt(weight + i);
-    for (int j = 0; j < 4; ++j) {
-      out[row + i + j] = Narrow<Half>(value.v[j] * inverse * scale.v[j]);
-    }
+    float normed[4];
+    for (int j = 0; j < 4; ++j) normed[j] = value.v[j] * inverse * scale.v[j];
+    *reinterpret_cast<uint2*>(out + row + i) =
+        uint2{NarrowPair<Half>(normed[0], normed[1]), NarrowPair<Half>(normed[2], normed[3])};
   }
 }
 

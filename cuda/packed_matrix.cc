@@ -99,47 +99,56 @@ void PackedMatrix::PackRow(const MatrixRows& rows, int64_t index, int64_t place,
 }
 
 // Whole panels travel at once; a range that starts or ends inside one, which loaders avoid, goes
-// row by row.
+// row by row. A copy may still read its source when it returns, so each panel has a place of its
+// own until all have arrived.
 void PackedMatrix::PackRows(const MatrixRows& rows) {
   CHECK(rows.format.type == spec().format.type);
   CHECK_EQ(rows.cols, spec().cols);
   CHECK_LE(rows.first_row + rows.rows, spec().rows);
+  const size_t scale_bytes = size_t(groups_) * kPanelOutputs * 2;
+  const size_t place_bytes = static_cast<size_t>(panel_bytes()) + scale_bytes;
+  const int64_t places = rows.rows / kPanelOutputs + 3;  // a range may begin and end inside panels
+  std::vector<std::byte> staging(static_cast<size_t>(places) * place_bytes);
+  std::byte* place = staging.data();
+  for (int64_t index = 0; index < rows.rows; place += place_bytes) {
+    CHECK(place + place_bytes <= staging.data() + staging.size());
+    index += SendPanel(rows, index, place);
+  }
+  (void)gpu_.Synchronize();  // a failure stays, and comes out later
+}
+
+// Packs the rows from `index` on that lie in one panel into `place` and sends them. Returns how
+// many they are.
+int64_t PackedMatrix::SendPanel(const MatrixRows& rows, int64_t index, std::byte* place) {
+  const Place first = PlaceOf(rows.first_row + index);
+  const int64_t all = panel_rows(first.panel);
+  const int64_t count = std::min(rows.rows - index, all - first.row);
   const int64_t true_groups = groups_ == 0 ? 0 : DivideUp(spec().cols, spec().format.group);
   const int64_t scale_bytes = int64_t{groups_} * kPanelOutputs * 2;
-  std::byte* const scale_memory = memory_ + panels_ * panel_bytes();
-  std::vector<std::byte> panel(static_cast<size_t>(panel_bytes()));
-  std::vector<uint16_t> scales(static_cast<size_t>(groups_) * kPanelOutputs);
-  for (int64_t index = 0; index < rows.rows;) {
-    const Place first = PlaceOf(rows.first_row + index);
-    const int64_t count = std::min(rows.rows - index, panel_rows(first.panel) - first.row);
-    std::fill(panel.begin(), panel.end(), std::byte{0});
-    std::fill(scales.begin(), scales.end(), uint16_t{0});
-    for (int64_t i = 0; i < count; ++i) {
-      PackRow(rows, index + i, first.row + i, panel.data());
-      for (int64_t group = 0; group < true_groups; ++group) {
-        scales[group * kPanelOutputs + first.row + i] =
-            rows.scales[(index + i) * true_groups + group];
-      }
+  std::byte* const scale_place = place + panel_bytes();
+  for (int64_t i = 0; i < count; ++i) {
+    PackRow(rows, index + i, first.row + i, place);
+    for (int64_t group = 0; group < true_groups; ++group) {
+      std::memcpy(scale_place + (group * kPanelOutputs + first.row + i) * 2,
+                  rows.scales + (index + i) * true_groups + group, 2);
     }
-    std::byte* const target = memory_ + first.panel * panel_bytes();
-    std::byte* const scale_target = scale_memory + first.panel * scale_bytes;
-    if (count == panel_rows(first.panel)) {
-      gpu_.CopyIn(panel.data(), panel.size(), target);
-      if (groups_ > 0) gpu_.CopyIn(scales.data(), static_cast<size_t>(scale_bytes), scale_target);
-    } else {
-      for (int64_t load = 0; load < loads_; ++load) {
-        const int64_t at = load * kLoadBytes + first.row * kRowBytes;
-        gpu_.CopyIn(panel.data() + at, static_cast<size_t>(count * kRowBytes), target + at);
-      }
-      for (int64_t group = 0; group < groups_; ++group) {
-        const int64_t at = (group * kPanelOutputs + first.row) * 2;
-        gpu_.CopyIn(reinterpret_cast<std::byte*>(scales.data()) + at,
-                    static_cast<size_t>(count * 2), scale_target + at);
-      }
-    }
-    // Copies from pageable memory have left it when they return; the failure comes out later.
-    index += count;
   }
+  std::byte* const target = memory_ + first.panel * panel_bytes();
+  std::byte* const scale_target = memory_ + panels_ * panel_bytes() + first.panel * scale_bytes;
+  if (count == all) {
+    gpu_.CopyIn(place, static_cast<size_t>(panel_bytes()), target);
+    if (groups_ > 0) gpu_.CopyIn(scale_place, static_cast<size_t>(scale_bytes), scale_target);
+    return count;
+  }
+  for (int64_t load = 0; load < loads_; ++load) {
+    const int64_t at = load * kLoadBytes + first.row * kRowBytes;
+    gpu_.CopyIn(place + at, static_cast<size_t>(count * kRowBytes), target + at);
+  }
+  for (int64_t group = 0; group < groups_; ++group) {
+    const int64_t at = (group * kPanelOutputs + first.row) * 2;
+    gpu_.CopyIn(scale_place + at, static_cast<size_t>(count * 2), scale_target + at);
+  }
+  return count;
 }
 
 }  // namespace tuppence::TUPPENCE_DEVICE

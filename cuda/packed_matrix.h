@@ -72,6 +72,7 @@ class PackedMatrix final : public Matrix {
   Place PlaceOf(int64_t row) const;
   int64_t panel_bytes() const { return int64_t{loads_} * kLoadBytes; }
   int64_t panel_rows(int64_t panel) const;
+  int64_t SendPanel(const MatrixRows& rows, int64_t index, std::byte* place);
   void PackRow(const MatrixRows& rows, int64_t index, int64_t place, std::byte* panel) const;
 
   Gpu& gpu_;

@@ -12,6 +12,8 @@
 // Half is F16 or Bf16 of model/float16.h: 16 bits that the verbs give their meaning.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/device.h"
 #include "model/float16.h"
 
@@ -62,7 +64,16 @@ __device__ inline float ShuffleXor(float x, int mask) {
 __device__ inline uint32_t ShuffleXor(uint32_t x, int mask) {
   return __shfl_xor_sync(0xffffffffu, x, mask);
 }
+// What lane `from` has.
+__device__ inline uint32_t Shuffle(uint32_t x, int from) {
+  return __shfl_sync(0xffffffffu, x, from);
+}
 __device__ inline void WarpBarrier() { __syncwarp(); }
+
+// Byte i of the result is the one that nibble i of `selector` counts out of a's four and b's four.
+__device__ inline uint32_t BytePermute(uint32_t a, uint32_t b, uint32_t selector) {
+  return __byte_perm(a, b, selector);
+}
 
 __device__ inline void AtomicAdd(unsigned long long* at, unsigned long long value) {
   atomicAdd(at, value);
@@ -79,6 +90,15 @@ __device__ inline uint4 LoadStream(const void* source) {
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(source));
   return v;
+}
+
+// Whether copies into shared memory go on while the thread does other work.
+__device__ constexpr bool HasAsyncCopies() {
+#if __CUDA_ARCH__ >= 800
+  return true;
+#else
+  return false;
+#endif
 }
 
 // Starts a copy of 16 bytes into shared memory; with `valid` false, of zeros. It has landed after
@@ -114,6 +134,14 @@ __device__ inline void LoadTilesTurned(const void* row, uint32_t (&words)[4]) {
                : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
                : "r"(at)
                : "memory");
+}
+
+// An 8 x 8 tile of 16-bit values that lies in a warp's registers, turned: lane 4 g + q has columns
+// 2q, 2q + 1 of row g, and gets rows 2q, 2q + 1 of column g.
+__device__ inline uint32_t TurnTile(uint32_t word) {
+  uint32_t turned;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(turned) : "r"(word));
+  return turned;
 }
 
 // c += a b, 16 x 16 times 16 x 8.
@@ -152,28 +180,38 @@ __device__ inline void Multiply16<Bf16>(float (&c)[4], const uint32_t* a, const 
 #endif
 }
 
-// Two codes of four bits, each code + 8, at bits 0 and 16 of the word. Put below the last place of
-// 1024 (f16) or 128 (bf16) they are that number plus the code + 8, which is then taken off,
-// exactly.
+// Two values in a word, the first in the low half.
 template <typename Half>
-__device__ inline uint32_t WidenNibbles(uint32_t word);
+__device__ inline uint32_t NarrowPair(float first, float second);
 template <>
-__device__ inline uint32_t WidenNibbles<F16>(uint32_t word) {
-  const uint32_t biased = (word & 0x000f000fu) | 0x64006400u, offset = 0x64086408u;
-  const __half2 codes = __hsub2(*reinterpret_cast<const __half2*>(&biased),
-                                *reinterpret_cast<const __half2*>(&offset));
-  return *reinterpret_cast<const uint32_t*>(&codes);
+__device__ inline uint32_t NarrowPair<F16>(float first, float second) {
+  const __half2 pair = __floats2half2_rn(first, second);
+  return *reinterpret_cast<const uint32_t*>(&pair);
 }
 template <>
-__device__ inline uint32_t WidenNibbles<Bf16>(uint32_t word) {
+__device__ inline uint32_t NarrowPair<Bf16>(float first, float second) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+// a - b, pair by pair.
+template <typename Half>
+__device__ inline uint32_t SubtractPair(uint32_t a, uint32_t b);
+template <>
+__device__ inline uint32_t SubtractPair<F16>(uint32_t a, uint32_t b) {
+  const __half2 pair =
+      __hsub2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+template <>
+__device__ inline uint32_t SubtractPair<Bf16>(uint32_t a, uint32_t b) {
 #if __CUDA_ARCH__ >= 800
-  const uint32_t biased = (word & 0x000f000fu) | 0x43004300u, offset = 0x43084308u;
-  const __nv_bfloat162 codes = __hsub2(*reinterpret_cast<const __nv_bfloat162*>(&biased),
-                                       *reinterpret_cast<const __nv_bfloat162*>(&offset));
-  return *reinterpret_cast<const uint32_t*>(&codes);
+  const __nv_bfloat162 pair = __hsub2(*reinterpret_cast<const __nv_bfloat162*>(&a),
+                                      *reinterpret_cast<const __nv_bfloat162*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&pair);
 #else
   __trap();
-  return word;
+  return a - b;
 #endif
 }
 
@@ -189,10 +227,35 @@ __device__ inline void Multiply32(float (&c)[4], const uint32_t (&a)[8], const u
 
 namespace tuppence::TUPPENCE_DEVICE {
 
-// Two values in a word, the first in the low half.
 template <typename Half>
-__device__ inline uint32_t NarrowPair(float first, float second) {
-  return Narrow<Half>(first).bits | static_cast<uint32_t>(Narrow<Half>(second).bits) << 16;
+constexpr bool kIsBf16 = std::is_same_v<Half, Bf16>;
+
+// Two codes of four bits, each code + 8, at bits 0 and 16 of the word. Put below the last place of
+// 1024 (f16) or 128 (bf16) they are that number plus the code + 8, which is then taken off,
+// exactly.
+template <typename Half>
+__device__ inline uint32_t WidenNibbles(uint32_t word) {
+  const uint32_t base = kIsBf16<Half> ? 0x43004300u : 0x64006400u;
+  return SubtractPair<Half>((word & 0x000f000fu) | base, base | 0x00080008u);
+}
+
+// Codes of eight bits, in the same way: turned to code + 128 by FlipCodes, then put below the last
+// place of 2^23, or of 1024. A conversion from integers would do the same at a quarter of the rate.
+__device__ inline uint32_t FlipCodes(uint32_t four_codes) { return four_codes ^ 0x80808080u; }
+__device__ inline float WidenCode(uint32_t flipped, int i) {
+  constexpr float kOffset = 8388608.0f + 128.0f;
+  return FloatOf(BytePermute(flipped, 0x4b000000u, 0x7440u + static_cast<uint32_t>(i))) - kOffset;
+}
+// Codes 2 pair and 2 pair + 1.
+template <typename Half>
+__device__ inline uint32_t WidenCodes(uint32_t flipped, int pair) {
+  if constexpr (kIsBf16<Half>) {
+    return NarrowPair<Half>(WidenCode(flipped, 2 * pair), WidenCode(flipped, 2 * pair + 1));
+  } else {
+    const uint32_t biased =
+        BytePermute(flipped, 0x64646464u, 0x4140u + static_cast<uint32_t>(pair) * 0x0202u);
+    return SubtractPair<Half>(biased, 0x64806480u);
+  }
 }
 
 __device__ inline float WarpSum(float x) {

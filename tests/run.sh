@@ -107,7 +107,9 @@ if build cpu; then
   script build/cpu/tests/scheduler/simulation/scheduler_simulation --seeds 1000
   script "$python" tests/scheduler/simulation/planted.py build/cpu
   script "$python" tests/cuda_emulated/service_test.py build/cpu
-  script build/cpu/bench/gpu_bench --emulated
+  script "$python" tests/cuda_emulated/golden_service_test.py build/cpu
+  script "$python" tests/cuda_emulated/failure_test.py build/cpu
+  script "$python" tests/cuda/gpu_report_test.py build/cpu
   script "$python" tests/end_to_end/observability_test.py build/cpu
   script "$python" tests/end_to_end/kill_test.py build/cpu
   script "$python" tests/model/tokenizer_differential.py --count 2000 build/cpu/tests/model/tokenizer_pipe

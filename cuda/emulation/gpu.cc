@@ -1,4 +1,9 @@
-// The emulated GPU: device memory is guarded host memory, copies are done at once.
+// The emulated GPU: device memory is guarded host memory, copies are done at once. It breaks, as a
+// GPU does after a bad access, once there is a file of the name TUPPENCE_EMULATED_FAILURE: tests
+// make one to see what becomes of a service then.
+#include <unistd.h>
+
+#include <cstdlib>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -11,7 +16,7 @@ absl::StatusOr<std::unique_ptr<Gpu>> Gpu::Open(int force_arch) {
   std::unique_ptr<Gpu> gpu(new Gpu());
   gpu->facts_.arch = force_arch == 0 ? 80 : force_arch;
   gpu->facts_.name = absl::StrCat("emulated sm_", gpu->facts_.arch);
-  gpu->facts_.multiprocessors = 4;
+  gpu->facts_.multiprocessors = 2;  // small, so that small tests fill it
   gpu->facts_.memory_bytes = gpu->facts_.memory_free_bytes = int64_t{8} << 30;
   return gpu;
 }
@@ -36,6 +41,16 @@ void Gpu::CopyOut(const void* device, size_t bytes, void* host) {
 void Gpu::Zero(void* device, size_t bytes) { std::memset(device, 0, bytes); }
 
 absl::Status Gpu::Synchronize() { return failure_; }
-void Gpu::Check(int, const char*) {}
+void Gpu::Check(int code, const char* what) {
+  if (code == 0) return;
+  failure_.Update(absl::UnavailableError(
+      absl::StrCat("CUDA: ", what, ": an illegal memory access was encountered (", code, ")")));
+}
 
 }  // namespace tuppence::cuda_emulated
+
+int tuppence::emulation::LaunchError() {
+  constexpr int kIllegalAddress = 700;  // cudaErrorIllegalAddress
+  static const char* const file = std::getenv("TUPPENCE_EMULATED_FAILURE");
+  return file != nullptr && access(file, F_OK) == 0 ? kIllegalAddress : 0;
+}

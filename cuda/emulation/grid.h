@@ -42,6 +42,9 @@ struct GridSpec {
 // Runs `body` once for each thread of each block.
 void RunGrid(const GridSpec& spec, const std::function<void()>& body);
 
+// 0, or the error that this launch ends with (emulation/gpu.cc).
+int LaunchError();
+
 // The seed of thread orders; TUPPENCE_TEST_SEED sets another.
 uint64_t OrderSeed();
 

@@ -7,6 +7,9 @@
 #include "cuda/emulation/grid.h"
 #include "model/float16.h"
 
+struct uint2 {
+  uint32_t x, y;
+};
 struct uint4 {
   uint32_t x, y, z, w;
 };
@@ -42,22 +45,35 @@ inline uint32_t BitsOf(float x) { return std::bit_cast<uint32_t>(x); }
 inline float FloatOf(uint32_t bits) { return std::bit_cast<float>(bits); }
 
 template <typename T>
-T ShuffleXor(T x, int mask) {
+T Shuffle(T x, int from) {
   struct Part {
     T value;
-    int mask;
+    int from;
     T result;
-  } part{x, mask, x};
+  } part{x, from, x};
   emulation::MeetWarp("shuffle", &part, [](const emulation::Parts& parts) {
     for (int lane = 0; lane < emulation::kLanes; ++lane) {
       Part& mine = *static_cast<Part*>(parts[lane]);
-      mine.result = static_cast<Part*>(parts[lane ^ mine.mask])->value;
+      mine.result = static_cast<Part*>(parts[mine.from])->value;
     }
   });
   return part.result;
 }
+template <typename T>
+T ShuffleXor(T x, int mask) {
+  return Shuffle(x, emulation::running.thread % emulation::kLanes ^ mask);
+}
 inline void WarpBarrier() {
   emulation::MeetWarp("warp barrier", nullptr, [](const emulation::Parts&) {});
+}
+
+inline uint32_t BytePermute(uint32_t a, uint32_t b, uint32_t selector) {
+  const uint64_t bytes = uint64_t{b} << 32 | a;
+  uint32_t result = 0;
+  for (int i = 0; i < 4; ++i) {
+    result |= static_cast<uint32_t>(bytes >> ((selector >> (4 * i) & 7) * 8) & 0xff) << (8 * i);
+  }
+  return result;
 }
 
 inline void AtomicAdd(unsigned long long* at, unsigned long long value) { *at += value; }
@@ -81,11 +97,12 @@ inline uint4 LoadStream(const void* source) {
   return *static_cast<const uint4*>(source);
 }
 
+inline bool HasAsyncCopies() { return emulation::running.arch >= 80; }
 inline void CopyAsync16(void* target, const void* source, bool valid) {
   CheckAligned16(target);
   if (valid) CheckAligned16(source);
   emulation::StartCopy(target, valid ? source : nullptr, 16);
-  if (emulation::running.arch < 80) emulation::WaitCopies(-1);
+  if (!HasAsyncCopies()) emulation::WaitCopies(-1);
 }
 inline void CommitCopies() { emulation::CommitCopies(); }
 template <int kGroupsLeft>
@@ -113,13 +130,33 @@ inline void LoadTilesTurned(const void* row, uint32_t (&words)[4]) {
   });
 }
 
+inline uint32_t TurnTile(uint32_t word) {
+  struct Part {
+    uint32_t word;
+    uint32_t turned;
+  } part{word, 0};
+  emulation::MeetWarp("movmatrix", &part, [](const emulation::Parts& parts) {
+    const auto at = [&](int row, int column) {
+      const uint32_t pair = static_cast<Part*>(parts[4 * row + column / 2])->word;
+      return pair >> (column % 2 * 16) & 0xffffu;
+    };
+    for (int lane = 0; lane < emulation::kLanes; ++lane) {
+      const int g = lane / 4, q = lane % 4;
+      static_cast<Part*>(parts[lane])->turned = at(2 * q, g) | at(2 * q + 1, g) << 16;
+    }
+  });
+  return part.turned;
+}
+
 template <typename Half>
-uint32_t WidenNibbles(uint32_t word) {
-  const auto code = [](uint32_t nibble) {
-    return static_cast<float>(static_cast<int>(nibble & 15) - 8);
-  };
-  return Narrow<Half>(code(word)).bits | static_cast<uint32_t>(Narrow<Half>(code(word >> 16)).bits)
-                                             << 16;
+uint32_t NarrowPair(float first, float second) {
+  return Narrow<Half>(first).bits | static_cast<uint32_t>(Narrow<Half>(second).bits) << 16;
+}
+
+template <typename Half>
+uint32_t SubtractPair(uint32_t a, uint32_t b) {
+  const auto half = [](uint32_t bits) { return Widen(Half{static_cast<uint16_t>(bits)}); };
+  return NarrowPair<Half>(half(a) - half(b), half(a >> 16) - half(b >> 16));
 }
 
 struct Product {

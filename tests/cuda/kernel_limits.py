@@ -5,9 +5,9 @@
     tests/cuda/kernel_limits.py --arch 80             some of them
     tests/cuda/kernel_limits.py --record              writes what was found to cuda/kernel_limits.txt
 
-cuda/kernel_limits.txt has a line for each kernel: the most registers that any architecture may use. More, or a kernel that is not
-recorded, is a failure; so is a spill, or an array that lands in local memory, in any kernel but the cold. Shared memory is checked
-where it is used (Shared<T>() in cuda/device.h).
+cuda/kernel_limits.txt has a line for each kernel: the most registers of a thread and bytes of shared memory of a block that any
+architecture may use. More, or a kernel that is not recorded, is a failure; so is a spill, or an array that lands in local memory, in
+any kernel but the cold.
 """
 
 import argparse
@@ -18,12 +18,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import typing
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LIMITS = ROOT / "cuda" / "kernel_limits.txt"
 # Sines and cosines of large angles, in double, once a step for all layers.
 COLD = ("RopeAnglesKernel",)
 ARCHITECTURES = ("75", "80", "86", "89", "90")
+
+
+class Use(typing.NamedTuple):
+    """What a kernel takes; of several architectures, the most of each."""
+    registers: int = 0
+    shared_bytes: int = 0
+    local_bytes: int = 0
 
 
 def compile_one(nvcc: str, source: pathlib.Path, arch: str, folder: str) -> str:
@@ -33,8 +41,8 @@ def compile_one(nvcc: str, source: pathlib.Path, arch: str, folder: str) -> str:
     return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
 
 
-def kernels_of(report: str) -> dict[str, tuple[int, int]]:
-    """Returns registers and bytes of local memory of each kernel in a report of `ptxas -v`."""
+def kernels_of(report: str) -> dict[str, Use]:
+    """Returns what each kernel takes, from a report of `ptxas -v`."""
     found = {}
     name, local = "", 0
     for line in report.splitlines():
@@ -43,7 +51,8 @@ def kernels_of(report: str) -> dict[str, tuple[int, int]]:
         elif match := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", line):
             local = max(local, int(match[1]) + int(match[2]))
         elif (match := re.search(r"Used (\d+) registers", line)) and name:
-            found[name] = (int(match[1]), local)
+            shared = re.search(r"(\d+) bytes smem", line)
+            found[name] = Use(int(match[1]), int(shared[1]) if shared else 0, local)
             name = ""
     return found
 
@@ -58,10 +67,10 @@ def readable(names: list[str]) -> list[str]:
     return short
 
 
-def measure(nvcc: str, architectures: list[str]) -> tuple[dict[str, int], list[str]]:
-    """Returns the most registers of each kernel over the architectures, and the complaints."""
+def measure(nvcc: str, architectures: list[str]) -> tuple[dict[str, Use], list[str]]:
+    """Returns the most that each kernel takes over the architectures, and the complaints."""
     sources = sorted((ROOT / "cuda").glob("*.cu"))
-    registers, complaints = {}, []
+    uses, complaints = {}, []
     with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(2) as pool:
         jobs = {pool.submit(compile_one, nvcc, source, arch, folder): (source, arch) for source in sources for arch in architectures}
         for job in concurrent.futures.as_completed(jobs):
@@ -71,11 +80,11 @@ def measure(nvcc: str, architectures: list[str]) -> tuple[dict[str, int], list[s
             except subprocess.CalledProcessError as error:
                 complaints.append(f"{source.name} for sm_{arch}: nvcc refuses it:\n{error.output}")
                 continue
-            for name, (used, local) in zip(readable(list(found)), found.values()):
-                registers[name] = max(registers.get(name, 0), used)
-                if local > 0 and name not in COLD:
-                    complaints.append(f"{name} for sm_{arch} keeps {local} bytes in local memory; make its tile smaller")
-    return registers, complaints
+            for name, use in zip(readable(list(found)), found.values()):
+                uses[name] = Use(*map(max, uses.get(name, Use()), use))
+                if use.local_bytes > 0 and name not in COLD:
+                    complaints.append(f"{name} for sm_{arch} keeps {use.local_bytes} bytes in local memory; make its tile smaller")
+    return uses, complaints
 
 
 def main() -> int:
@@ -87,30 +96,33 @@ def main() -> int:
     if nvcc is None:
         print("nvcc was not found: the kernels run emulated only")
         return 0
-    registers, complaints = measure(nvcc, arguments.arch or list(ARCHITECTURES))
+    uses, complaints = measure(nvcc, arguments.arch or list(ARCHITECTURES))
     if arguments.record:
         for complaint in complaints:
             print(complaint)
         if complaints:
             return 1
-        LIMITS.write_text("".join(f"{used:4d} {name}\n" for name, used in sorted(registers.items())))
-        print(f"recorded {len(registers)} kernels in {LIMITS.relative_to(ROOT)}")
+        LIMITS.write_text("".join(f"{use.registers:4d} {use.shared_bytes:6d} {name}\n" for name, use in sorted(uses.items())))
+        print(f"recorded {len(uses)} kernels in {LIMITS.relative_to(ROOT)}")
         return 0
     limits = {}
     for line in LIMITS.read_text().splitlines():
-        limit, name = line.split(maxsplit=1)
-        limits[name] = int(limit)
-    for name, used in sorted(registers.items()):
+        registers, shared_bytes, name = line.split(maxsplit=2)
+        limits[name] = Use(int(registers), int(shared_bytes))
+    for name, use in sorted(uses.items()):
         if name not in limits:
             complaints.append(f"{name} is not in {LIMITS.name}; run with --record")
-        elif used > limits[name]:
-            complaints.append(f"{name} uses {used} registers; {limits[name]} are recorded")
-    for name in sorted(set(limits) - set(registers)):
+            continue
+        if use.registers > limits[name].registers:
+            complaints.append(f"{name} uses {use.registers} registers; {limits[name].registers} are recorded")
+        if use.shared_bytes > limits[name].shared_bytes:
+            complaints.append(f"{name} uses {use.shared_bytes} bytes of shared memory; {limits[name].shared_bytes} are recorded")
+    for name in sorted(set(limits) - set(uses)):
         complaints.append(f"{name} is recorded and no longer there; run with --record")
     for complaint in complaints:
         print(complaint)
-    print(f"{len(registers)} kernels for sm_{', sm_'.join(arguments.arch or ARCHITECTURES)}: "
-          f"{'nothing in local memory, registers as recorded' if not complaints else f'{len(complaints)} complaints'}")
+    print(f"{len(uses)} kernels for sm_{', sm_'.join(arguments.arch or ARCHITECTURES)}: "
+          f"{'nothing in local memory, registers and shared memory as recorded' if not complaints else f'{len(complaints)} complaints'}")
     return 1 if complaints else 0
 
 

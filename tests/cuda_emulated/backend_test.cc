@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "cuda/cuda_backend.h"
+#include "cuda/requirements.h"
 
 namespace tuppence {
 namespace {
@@ -31,8 +32,8 @@ TEST(CudaBackendTest, TuringRefusesBf16WithTheWayOut) {
 TEST(CudaBackendTest, ArithmeticIdNamesArchitectureAndType) {
   const auto turing = cuda_emulated::MakeCudaBackend({.half = DType::kF16, .force_arch = 75});
   const auto ampere = cuda_emulated::MakeCudaBackend({.half = DType::kBf16, .force_arch = 80});
-  EXPECT_EQ((*turing)->arithmetic_id(), "emulated-sm75-f16-1");
-  EXPECT_EQ((*ampere)->arithmetic_id(), "emulated-sm80-bf16-1");
+  EXPECT_EQ((*turing)->arithmetic_id(), "emulated-sm75-f16-2");
+  EXPECT_EQ((*ampere)->arithmetic_id(), "emulated-sm80-bf16-2");
 }
 
 TEST(CudaBackendTest, MemoryIsZeroedAsTheInterfaceSays) {
@@ -42,6 +43,47 @@ TEST(CudaBackendTest, MemoryIsZeroedAsTheInterfaceSays) {
   std::vector<char> bytes(1000, 1);
   (*backend)->CopyToHost((*buffer)->data(), bytes.size(), bytes.data());
   EXPECT_EQ(bytes, std::vector<char>(1000, 0));
+}
+
+cuda_emulated::FoundMachine SoundMachine() {
+  return {.driver = 13010,
+          .runtime = 13000,
+          .built_with = 13000,
+          .devices = 1,
+          .devices_error = "",
+          .device = "NVIDIA L4",
+          .arch = 89,
+          .code_arch = 89};
+}
+
+TEST(RequirementsTest, AMachineThatFitsIsTaken) {
+  EXPECT_TRUE(CheckMachine(SoundMachine()).ok());
+  cuda_emulated::FoundMachine through_ptx = SoundMachine();
+  through_ptx.code_arch = 75;
+  EXPECT_TRUE(CheckMachine(through_ptx).ok());
+}
+
+TEST(RequirementsTest, EachThingThatIsMissingIsRefusedWithItsNumbersAndTheWayOut) {
+  const auto refusal = [](void (*spoil)(cuda_emulated::FoundMachine&)) {
+    cuda_emulated::FoundMachine machine = SoundMachine();
+    spoil(machine);
+    const absl::Status status = CheckMachine(machine);
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(status.message(), HasSubstr("or take --backend cpu"));
+    return std::string(status.message());
+  };
+  EXPECT_THAT(refusal([](auto& m) { m.driver = 0; }), HasSubstr("no NVIDIA driver was found"));
+  EXPECT_THAT(refusal([](auto& m) { m.driver = 12040; }),
+              HasSubstr("the NVIDIA driver knows CUDA 12.4; this build needs CUDA 13.0"));
+  EXPECT_THAT(refusal([](auto& m) { m.runtime = 12080; }),
+              HasSubstr("built with CUDA 13.0 and CUDA 12.8 is linked"));
+  EXPECT_THAT(refusal([](auto& m) { m.devices = 0, m.devices_error = "no device"; }),
+              HasSubstr("no CUDA device was found (no device)"));
+  EXPECT_THAT(refusal([](auto& m) { m.device = "Tesla V100", m.arch = 70; }),
+              HasSubstr("Tesla V100 has compute capability 7.0; the kernels run on 7.5 to 9.0"));
+  EXPECT_THAT(refusal([](auto& m) { m.arch = 120; }), HasSubstr("compute capability 12.0"));
+  EXPECT_THAT(refusal([](auto& m) { m.code_arch = 0; }),
+              HasSubstr("has no code; build with -DCMAKE_CUDA_ARCHITECTURES=89"));
 }
 
 }  // namespace

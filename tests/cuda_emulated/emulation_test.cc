@@ -231,6 +231,50 @@ TEST(TileDeathTest, TuringHasNoBf16Tiles) {
   EXPECT_DEATH(ExpectProduct<Bf16>(75), "sm_75 multiplies no bf16 tiles");
 }
 
+// PTX ISA, movmatrix: thread T of the source holds columns 2 (T % 4), 2 (T % 4) + 1 of row T / 4.
+void TurnInRegisters(uint32_t* out) {
+  const uint32_t first = static_cast<uint32_t>(Lane() / 4 * 8 + Lane() % 4 * 2);
+  out[Lane()] = TurnTile(first | (first + 1) << 16);
+}
+
+TEST(TileTest, TurnInRegistersIsAsPtxSays) {
+  const std::unique_ptr<Gpu> gpu = Open(75);
+  const Device<uint32_t> out(*gpu, 32);
+  Launch(*gpu, &TurnInRegisters, {.name = "turn", .threads = 32}, out.data());
+  for (uint32_t lane = 0; lane < 32; ++lane) {
+    const uint32_t row = lane % 4 * 2, column = lane / 4;
+    EXPECT_EQ(out.data()[lane], (row * 8 + column) | ((row + 1) * 8 + column) << 16);
+  }
+}
+
+TEST(TileTest, EveryCodeIsWidenedExactly) {
+  for (int code = -128; code < 128; ++code) {
+    const uint32_t other = static_cast<uint8_t>(code ^ 0x55);
+    const uint32_t flipped = FlipCodes(static_cast<uint8_t>(code) * 0x01010001u | other << 8);
+    const auto both = [&](float first) {
+      return std::pair(first, static_cast<float>(static_cast<int8_t>(other)));
+    };
+    const auto widened = [&]<typename Half>(Half) {
+      const uint32_t pair = WidenCodes<Half>(flipped, 0);
+      return std::pair(Widen(Half{static_cast<uint16_t>(pair)}),
+                       Widen(Half{static_cast<uint16_t>(pair >> 16)}));
+    };
+    EXPECT_EQ(WidenCode(flipped, 2), static_cast<float>(code));
+    EXPECT_EQ(widened(F16{}), both(static_cast<float>(code)));
+    EXPECT_EQ(widened(Bf16{}), both(static_cast<float>(code)));
+    EXPECT_EQ(WidenCodes<F16>(flipped, 1),
+              NarrowPair<F16>(static_cast<float>(code), static_cast<float>(code)));
+    EXPECT_EQ(WidenCodes<Bf16>(flipped, 1),
+              NarrowPair<Bf16>(static_cast<float>(code), static_cast<float>(code)));
+  }
+  for (uint32_t code = 0; code < 16; ++code) {
+    const uint32_t word = code | (15 - code) << 16;
+    const float first = static_cast<float>(code) - 8, second = 7 - static_cast<float>(code);
+    EXPECT_EQ(WidenNibbles<F16>(word), NarrowPair<F16>(first, second));
+    EXPECT_EQ(WidenNibbles<Bf16>(word), NarrowPair<Bf16>(first, second));
+  }
+}
+
 // PTX ISA, ldmatrix with .trans: thread T of tile i holds rows 2 (T % 4), 2 (T % 4) + 1 of column
 // T / 4.
 void TurnTiles(uint32_t* out) {

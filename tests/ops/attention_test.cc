@@ -40,6 +40,7 @@ std::vector<Case> CasesOf(const BackendCase& which) {
         all.push_back({3, 1, 64, 0, kv, phase});
         all.push_back({2, 2, 96, 70, kv, phase});
         all.push_back({10, 2, 96, 0, kv, phase});
+        if (phase == Phase::kDecode) all.push_back({10, 1, 64, 0, kv, phase});  // two blocks' heads
       }
     }
     return all;
