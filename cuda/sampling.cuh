@@ -65,7 +65,8 @@ __device__ inline Mass LargestKey(const float* logits, int vocab, SamplingShared
     const Mass key = KeyOf(logit, id);
     largest = key > largest ? key : largest;
   }
-  AtomicMax(&shared.largest_key, largest);
+  largest = WarpMax(largest);  // of many at one address memory would take one after the other
+  if (Lane() == 0) AtomicMax(&shared.largest_key, largest);
   if (bad) AtomicAdd(&shared.bad, 1);
   Barrier();
   return shared.largest_key;
@@ -82,9 +83,28 @@ __device__ inline Mass SumMass(const float* logits, int vocab, SamplingShared& s
   for (int id = Thread(); id < vocab; id += Threads()) {
     sum += mass(logits[id], KeyOf(logits[id], id));
   }
-  AtomicAdd(&shared.total, sum);
+  sum = WarpSum(sum);
+  if (Lane() == 0) AtomicAdd(&shared.total, sum);
   Barrier();
   return shared.total;
+}
+
+// histogram[digit] += one, for each lane; 0 is nothing. Logits agree in their first digits, and
+// memory would take the additions of a warp to one of them one after the other: so the lanes that
+// agree with the first one left add up among themselves. After some rounds those that are left
+// differ.
+__device__ inline void AddToHistogram(Mass* histogram, int digit, Mass one) {
+  constexpr int kRounds = 4;
+  uint32_t left = Ballot(one > 0);
+  for (int round = 0; round < kRounds && left != 0; ++round) {
+    const int first = LowestBit(left);
+    const uint32_t theirs = Shuffle(static_cast<uint32_t>(digit), first);
+    const bool agrees = one > 0 && static_cast<uint32_t>(digit) == theirs;
+    const Mass sum = WarpSum(agrees ? one : Mass{0});
+    if (Lane() == first) AtomicAdd(&histogram[digit], sum);
+    left &= ~Ballot(agrees);
+  }
+  if (left >> Lane() & 1) AtomicAdd(&histogram[digit], one);
 }
 
 // The largest key such that keys from it on have a mass of `wanted` or more; 0 if all have less.
@@ -97,11 +117,12 @@ __device__ inline Mass FindBorder(const float* logits, int vocab, Mass wanted,
   for (int shift = 56; shift >= 0; shift -= 8) {
     for (int i = Thread(); i < kDigits; i += Threads()) shared.histogram[i] = 0;
     Barrier();
-    for (int id = Thread(); id < vocab; id += Threads()) {
-      const Mass key = KeyOf(logits[id], id);
-      if (key >> shift >> 8 != prefix) continue;
-      const Mass one = mass(logits[id], key);
-      if (one > 0) AtomicAdd(&shared.histogram[key >> shift & (kDigits - 1)], one);
+    for (int first = 0; first < vocab; first += Threads()) {
+      const int id = first + Thread();
+      const Mass key = id < vocab ? KeyOf(logits[id], id) : 0;
+      const bool counts = id < vocab && key >> shift >> 8 == prefix;
+      AddToHistogram(shared.histogram, static_cast<int>(key >> shift & (kDigits - 1)),
+                     counts ? mass(logits[id], key) : Mass{0});
     }
     Barrier();
     if (Thread() == 0) {

@@ -64,10 +64,17 @@ __device__ inline float ShuffleXor(float x, int mask) {
 __device__ inline uint32_t ShuffleXor(uint32_t x, int mask) {
   return __shfl_xor_sync(0xffffffffu, x, mask);
 }
+__device__ inline unsigned long long ShuffleXor(unsigned long long x, int mask) {
+  return __shfl_xor_sync(0xffffffffu, x, mask);
+}
 // What lane `from` has.
 __device__ inline uint32_t Shuffle(uint32_t x, int from) {
   return __shfl_sync(0xffffffffu, x, from);
 }
+// A bit for each lane.
+__device__ inline uint32_t Ballot(bool vote) { return __ballot_sync(0xffffffffu, vote); }
+// Of a number that is not 0.
+__device__ inline int LowestBit(uint32_t bits) { return __ffs(static_cast<int>(bits)) - 1; }
 __device__ inline void WarpBarrier() { __syncwarp(); }
 
 // Byte i of the result is the one that nibble i of `selector` counts out of a's four and b's four.
@@ -258,13 +265,15 @@ __device__ inline uint32_t WidenCodes(uint32_t flipped, int pair) {
   }
 }
 
-__device__ inline float WarpSum(float x) {
+template <typename T>
+__device__ inline T WarpSum(T x) {
   for (int mask = kWarpLanes / 2; mask > 0; mask /= 2) x += ShuffleXor(x, mask);
   return x;
 }
-__device__ inline uint32_t WarpMax(uint32_t x) {
+template <typename T>
+__device__ inline T WarpMax(T x) {
   for (int mask = kWarpLanes / 2; mask > 0; mask /= 2) {
-    const uint32_t other = ShuffleXor(x, mask);
+    const T other = ShuffleXor(x, mask);
     x = other > x ? other : x;
   }
   return x;

@@ -63,6 +63,21 @@ template <typename T>
 T ShuffleXor(T x, int mask) {
   return Shuffle(x, emulation::running.thread % emulation::kLanes ^ mask);
 }
+inline uint32_t Ballot(bool vote) {
+  struct Part {
+    bool vote;
+    uint32_t all;
+  } part{vote, 0};
+  emulation::MeetWarp("ballot", &part, [](const emulation::Parts& parts) {
+    uint32_t all = 0;
+    for (int lane = 0; lane < emulation::kLanes; ++lane) {
+      all |= (static_cast<Part*>(parts[lane])->vote ? 1u : 0u) << lane;
+    }
+    for (void* const one : parts) static_cast<Part*>(one)->all = all;
+  });
+  return part.all;
+}
+inline int LowestBit(uint32_t bits) { return std::countr_zero(bits); }
 inline void WarpBarrier() {
   emulation::MeetWarp("warp barrier", nullptr, [](const emulation::Parts&) {});
 }

@@ -16,6 +16,7 @@ EngineOptions OptionsOf(const Config& config, const Tightness& tightness) {
   options.step_tokens_max = tightness.step_tokens_max;
   options.prefill_tokens_min = 4;
   options.logit_rows_max = 32;
+  options.rate_card = {"test", 3'600'000'000};  // a nanodollar is a nanosecond
   options.positions_original = config.long_rope ? config.short_rope_tokens_max() : 0;
   return options;
 }
@@ -96,6 +97,7 @@ std::vector<Answer> Machine::RunInTurn(const std::vector<std::vector<Request>>& 
     const auto all = static_cast<int64_t>(answers.size() + turn.size());
     for (int step = 0; engine.Snapshot().requests_ended < all; ++step) {
       CHECK_LT(step, 20000);
+      clock.Advance(1'000'000);
       engine.Step();
     }
     for (const Request& request : turn) answers.push_back(Take(*request.stream));

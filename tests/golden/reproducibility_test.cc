@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <random>
 
+#include "absl/strings/str_cat.h"
 #include "tests/golden/golden_checkpoint.h"
 #include "tests/golden/machine.h"
 
@@ -29,7 +30,7 @@ std::vector<Request> RandomRequests(const Config& config, uint32_t seed, int cou
   std::vector<Request> requests(count);
   for (int i = 0; i < count; ++i) {
     Request& request = requests[i];
-    request.id = "r" + std::to_string(i);
+    request.id = absl::StrCat("r", i);
     request.tenant = "unknown";
     const int prompt_tokens = draw(1, 90);
     for (int t = 0; t < prompt_tokens; ++t) request.prompt.push_back(draw(0, config.vocab - 1));
