@@ -32,7 +32,7 @@ FoundMachine LookAround() {
     found.device = properties.name;
     found.arch = properties.major * 10 + properties.minor;
     // One kernel stands for all: they are compiled alike.
-    const auto* const kernel = &NormKernel<F16, true>;
+    auto* const kernel = &NormKernel<F16, true>;
     if (cudaFuncGetAttributes(&code, kernel) == cudaSuccess) found.code_arch = code.ptxVersion;
   }
   (void)cudaGetLastError();  // what could not be found is told by CheckMachine
