@@ -5,7 +5,7 @@
 #   bench/gpu_check.sh --build        makes the programs alone: carry the tree with build/gpu and build/gpu-ptx75 to a
 #                                     machine that has only the CUDA toolkit, and run the first form there
 #   bench/gpu_check.sh --quick        without the sanitizers, which take the longest
-# The programs need nothing but glibc and the driver; compute-sanitizer, cuBLAS, PyTorch and transformers are used where
+# The programs need glibc and the driver, other libraries lie beside them; compute-sanitizer, cuBLAS, PyTorch and transformers are used where
 # they are, and named where they are not.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,12 +19,23 @@ native=build/gpu
 ptx75=build/gpu-ptx75
 step() { printf '\n== %s (%s s since the start)\n' "$*" "$SECONDS"; }
 
+programs=(tests/ops/ops_test tests/golden/golden_test bench/gpu_bench)
+
 build() {
   step "build: native, and the sm_75 source path through PTX"
   for preset in gpu gpu-ptx75; do
     cmake --preset "$preset" >/dev/null
-    cmake --build --preset "$preset" --target ops_test golden_test gpu_bench
+    cmake --build --preset "$preset" --target "${programs[@]##*/}"
+    gather "build/$preset"
   done
+}
+
+# Copies the libraries of a build's programs beside them, all but glibc's own.
+gather() {
+  local folder=$1
+  mkdir -p "$folder/lib"
+  ldd "${programs[@]/#/$folder/}" | awk '/=> \// { print $3 }' | sort -u |
+    grep -Ev '/(libc|libm|libdl|librt|libpthread)\.so' | grep -v "^$PWD/$folder/lib/" | xargs -r cp -Lt "$folder/lib"
 }
 
 tests() {  # tests BUILD [GTEST_FLAGS...]
