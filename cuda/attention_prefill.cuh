@@ -55,7 +55,7 @@ class TileOnItsWay {
   __device__ void Fetch(const AttentionArgs& args, const PrefillWork& work, int tile,
                         const void* pages, const uint16_t* scales,
                         uint4 (&rows)[kKeyTile][kRowPieces]) {
-    TUPPENCE_UNROLL
+    TUPPENCE_UNROLL_BY((kHold ? kCount : 1))
     for (int n = 0; n < kCount; ++n) {
       const int row = RowOf(args, work, tile * kKeyTile + At(n) / kPieces);
       const Kv* const source =

@@ -263,10 +263,10 @@ __device__ inline void SumSegment(const MatmulArgs& m, int first_panel, int segm
   }
 }
 
-// With one tile of rows two blocks fit a multiprocessor: twice the loads in flight, which is what a
-// device with much bandwidth wants.
+// With one tile of rows two blocks fit a multiprocessor, but for int4, which would spill: twice the
+// loads in flight, which is what a device with much bandwidth wants.
 template <typename Half, WeightType kType, int kTiles>
-__global__ void __launch_bounds__(kMatmulThreads, kTiles == 1 ? 2 : 1)
+__global__ void __launch_bounds__(kMatmulThreads, kTiles == 1 && kType != WeightType::kInt4 ? 2 : 1)
     MatmulSkinnyKernel(MatmulArgs m) {
   auto& shared = Shared<SkinnyShared>();
   const int first_panel = BlockX() * kWarpPanels;

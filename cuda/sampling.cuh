@@ -270,7 +270,7 @@ __device__ inline void AddLogprobs(const float* logits, int vocab, Mass largest_
   }
 }
 
-__global__ void __launch_bounds__(kSamplingThreadsMax)
+__global__ void __launch_bounds__(kSamplingThreadsMax, 1)
     SampleKernel(const float* all_logits, int vocab, SamplingArrays arrays, float* all_adjusted,
                  SampledToken* all_out) {
   auto& shared = Shared<SamplingShared>();
