@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "model/file.h"
 #include "model/safetensors.h"
+#include "model/sha256_sums.h"
 #include "model/strict_json.h"
 #include "model/synthetic.h"
 
@@ -51,15 +52,6 @@ class Checkpoint : public WeightSource {
   std::vector<std::pair<size_t, size_t>> places_;  // file, tensor in it
 };
 
-// A shard is a plain name in the folder: an index must not make the server read other files. Links
-// are followed, for a Hugging Face cache consists of them and whoever makes links there could as
-// well write the files.
-bool IsPlainName(const std::string& name) {
-  return !name.empty() && name.size() <= 255 && name != "." && name != ".." &&
-         name.find('/') == std::string::npos && name.find('\\') == std::string::npos &&
-         name.find('\0') == std::string::npos;
-}
-
 // Which file the index says holds each tensor.
 using WeightMap = std::map<std::string, std::string>;
 
@@ -78,7 +70,7 @@ absl::StatusOr<WeightMap> ReadIndex(const std::string& path) {
   }
   WeightMap files;
   for (const auto& [tensor, file] : map.items()) {
-    if (!file.is_string() || !IsPlainName(file.get<std::string>())) {
+    if (!file.is_string() || !IsPlainFileName(file.get<std::string>())) {
       return refuse(absl::StrCat("tensor ", ShowJson(tensor), " is said to be in file ",
                                  ShowJson(file),
                                  "; allowed is the name of a file in this folder, "
@@ -170,13 +162,15 @@ absl::StatusOr<ModelFiles> OpenModel(const std::string& model) {
     absl::StatusOr<Config> config = SyntheticConfig(model);
     if (!config.ok()) return config.status();
     std::unique_ptr<WeightSource> source = MakeSyntheticWeights(*config);
-    return ModelFiles{*std::move(config), std::move(source)};
+    return ModelFiles{*std::move(config), std::move(source), 0};
   }
+  const absl::StatusOr<int> compared = CheckSha256Sums(model);
+  if (!compared.ok()) return compared.status();
   absl::StatusOr<Config> config = ReadConfig(model);
   if (!config.ok()) return config.status();
   absl::StatusOr<std::unique_ptr<WeightSource>> source = OpenCheckpoint(model);
   if (!source.ok()) return source.status();
-  return ModelFiles{*std::move(config), *std::move(source)};
+  return ModelFiles{*std::move(config), *std::move(source), *compared};
 }
 
 }  // namespace tuppence

@@ -18,6 +18,7 @@ absl::StatusOr<std::unique_ptr<WeightSource>> OpenCheckpoint(const std::string& 
 struct ModelFiles {
   Config config;
   std::unique_ptr<WeightSource> source;
+  int files_compared;  // with the folder's SHA256SUMS
 };
 
 // `model` is a folder or "synthetic:NAME".

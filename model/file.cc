@@ -65,6 +65,12 @@ absl::Status File::ReadAt(int64_t offset, int64_t bytes, void* out) const {
   return absl::OkStatus();
 }
 
+bool IsPlainFileName(const std::string& name) {
+  return !name.empty() && name.size() <= 255 && name != "." && name != ".." &&
+         name.find('/') == std::string::npos && name.find('\\') == std::string::npos &&
+         name.find('\0') == std::string::npos;
+}
+
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, int64_t bytes_max) {
   absl::StatusOr<File> file = File::Open(path);
   if (!file.ok()) return file.status();

@@ -37,6 +37,11 @@ class File {
   int64_t bytes_ = 0;
 };
 
+// A name in a folder, not a path: what a file of the checkpoint says must not make the server read
+// other files. Links are followed all the same, for a Hugging Face cache consists of them and
+// whoever makes links there could as well write the files.
+bool IsPlainFileName(const std::string& name);
+
 // The whole of a small file, or an error if it is larger than `bytes_max`.
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, int64_t bytes_max);
 

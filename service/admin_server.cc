@@ -145,16 +145,15 @@ class AdminServer::Impl {
     if (!error) acceptor_.set_option(asio::socket_base::reuse_address(true), error);
     if (!error) acceptor_.bind(endpoint, error);
     if (!error) acceptor_.listen(kConnectionsMax, error);
-    if (error) {
-      return absl::UnavailableError(absl::StrCat(
-          "cannot listen for admin HTTP on ", host, ":", port, ": ",
-          error == asio::error::address_in_use
-              ? absl::StrCat("port ", port,
-                             " is in use by another process; stop that one or choose another "
-                             "--admin-port")
-              : error.message()));
-    }
-    return absl::OkStatus();
+    if (!error) return absl::OkStatus();
+    const bool in_use = error == asio::error::address_in_use;
+    return absl::Status(
+        in_use ? absl::StatusCode::kAlreadyExists : absl::StatusCode::kUnavailable,
+        absl::StrCat("cannot listen for admin HTTP on ", host, ":", port, ": ",
+                     in_use ? absl::StrCat("port ", port,
+                                           " is in use by another process; stop that one or choose "
+                                           "another --admin-port")
+                            : error.message()));
   }
 
   void Run() {

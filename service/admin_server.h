@@ -23,7 +23,8 @@ using AdminRoutes = std::map<std::string, std::function<AdminPage()>>;
 
 class AdminServer {
  public:
-  // UNAVAILABLE naming the address and the way out where it cannot listen. Port 0: any free one.
+  // ALREADY_EXISTS where another process listens there, UNAVAILABLE where nobody could; both name
+  // the address and the way out. Port 0: any free one.
   static absl::StatusOr<std::unique_ptr<AdminServer>> Start(const std::string& host, int port,
                                                             AdminRoutes routes);
   ~AdminServer();  // closes everything

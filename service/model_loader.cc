@@ -191,6 +191,10 @@ absl::Status Load(const LoadOptions& options, Phi3Model* loaded) {
   const ModelOptions& model = options.model;
   absl::StatusOr<ModelFiles> files = OpenModel(model.model);
   if (!files.ok()) return files.status();
+  if (files->files_compared > 0) {
+    loaded->notes.push_back(
+        absl::StrCat("files: ", files->files_compared, " agree with the folder's SHA256SUMS"));
+  }
   const Config& config = files->config;
   if (absl::Status status = LoadTokenizer(model, config, loaded); !status.ok()) return status;
   if (absl::Status status = ChooseTemplate(model, loaded); !status.ok()) return status;

@@ -4,11 +4,14 @@
 #include <grpc/support/log.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <atomic>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -34,6 +37,7 @@
 #include "service/signals.h"
 #include "service/status_page.h"
 #include "service/tenants.h"
+#include "service/usage_reader.h"
 #include "service/usage_store.h"
 #include "service/version.h"
 
@@ -353,9 +357,34 @@ void PrintSettings(const CLI::App& flags) {
   std::fflush(stdout);
 }
 
+// A port in use is told and no failure: a service with these settings may be running.
+absl::Status CheckDoors(const ServeOptions& options) {
+  for (const absl::Status& door :
+       {Server::TryListening(options.host, options.port),
+        AdminServer::Start(options.admin_host, options.admin_port, {}).status()}) {
+    if (!door.ok() && !absl::IsAlreadyExists(door)) return door;
+    if (!door.ok()) spdlog::warn("{}", std::string(door.message()));
+  }
+  return absl::OkStatus();
+}
+
+// Reads a store that is there, and makes none where there is none.
+absl::Status CheckStore(const std::string& path) {
+  std::error_code error;
+  if (path.empty()) return absl::OkStatus();
+  if (std::filesystem::exists(path, error)) return UsageReader::Open(path).status();
+  const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
+  if (access(folder.c_str(), W_OK | X_OK) == 0) return absl::OkStatus();
+  return absl::ErrnoToStatus(
+      errno, absl::StrCat("--usage-store ", path, " is not there and cannot be made in ",
+                          folder.string(), "; make the folder or give another path"));
+}
+
 int Check(const ServeOptions& options, const CLI::App& flags) {
   PrintSettings(flags);
   if (absl::Status status = CheckFiles(options); !status.ok()) return Fail(status);
+  if (absl::Status status = CheckDoors(options); !status.ok()) return Fail(status);
+  if (absl::Status status = CheckStore(options.usage_store); !status.ok()) return Fail(status);
   const auto prices = ReadPrices(options, SteadyClock().UtcNs());
   if (!prices.ok()) return Fail(prices.status());
   AdmissionControl admission(AdmissionOf(options));

@@ -84,33 +84,23 @@ std::string Address(const std::string& host, int port) {
   return is_v6 ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
 }
 
-// Why nobody can listen there. gRPC says only that it could not; trying again gives the reason.
-std::string WhyNotBound(const std::string& host, int port) {
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
-  addrinfo* found = nullptr;
-  const int failed = getaddrinfo(host.c_str(), absl::StrCat(port).c_str(), &hints, &found);
-  if (failed != 0)
-    return absl::StrCat(gai_strerror(failed), "; give --host an address of this machine");
-  const int fd = socket(found->ai_family, SOCK_STREAM, 0);
-  const int on = 1;
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  std::string why = "the address could not be bound";
-  if (bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, 1) != 0) {
-    why = std::strerror(errno);
-    if (errno == EADDRINUSE) {
-      why = absl::StrCat("port ", port,
-                         " is in use by another process; stop that one or choose another --port");
-    } else if (errno == EACCES) {
-      absl::StrAppend(&why, "; ports below 1024 need privileges, choose another --port");
-    } else if (errno == EADDRNOTAVAIL) {
-      absl::StrAppend(&why, "; give --host an address of this machine");
-    }
+std::string CannotListen(const std::string& host, int port) {
+  return absl::StrCat("cannot listen for gRPC on ", Address(host, port), ": ");
+}
+
+// What bind or listen said, with the way out.
+absl::Status WhyNotBound(int error, int port) {
+  if (error == EADDRINUSE) {
+    return absl::AlreadyExistsError(absl::StrCat(
+        "port ", port, " is in use by another process; stop that one or choose another --port"));
   }
-  close(fd);
-  freeaddrinfo(found);
-  return why;
+  std::string why = std::strerror(error);
+  if (error == EACCES) {
+    absl::StrAppend(&why, "; ports below 1024 need privileges, choose another --port");
+  } else if (error == EADDRNOTAVAIL) {
+    absl::StrAppend(&why, "; give --host an address of this machine");
+  }
+  return absl::UnavailableError(why);
 }
 
 void SetLimits(const ServerOptions& options, grpc::ServerBuilder* builder) {
@@ -175,9 +165,11 @@ class Server::Impl {
     builder.RegisterService(&service_);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || (options_.listen && port_ == 0)) {
-      return absl::UnavailableError(absl::StrCat("cannot listen for gRPC on ",
-                                                 Address(options_.host, options_.port), ": ",
-                                                 WhyNotBound(options_.host, options_.port)));
+      // gRPC says only that it could not; trying again gives the reason.
+      if (absl::Status why = Server::TryListening(options_.host, options_.port); !why.ok())
+        return why;
+      return absl::UnavailableError(
+          absl::StrCat(CannotListen(options_.host, options_.port), "the address was not bound"));
     }
     UpdateHealth();
     watch_ = std::thread([this] { Watch(); });
@@ -270,6 +262,28 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   auto impl = std::make_unique<Impl>(options, parts);
   if (absl::Status status = impl->Start(); !status.ok()) return status;
   return std::unique_ptr<Server>(new Server(std::move(impl)));
+}
+
+absl::Status Server::TryListening(const std::string& host, int port) {
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+  addrinfo* found = nullptr;
+  const int failed = getaddrinfo(host.c_str(), absl::StrCat(port).c_str(), &hints, &found);
+  if (failed != 0) {
+    return absl::UnavailableError(absl::StrCat(CannotListen(host, port), gai_strerror(failed),
+                                               "; give --host an address of this machine"));
+  }
+  const int fd = socket(found->ai_family, SOCK_STREAM, 0);
+  const int on = 1;
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  const bool bound = bind(fd, found->ai_addr, found->ai_addrlen) == 0 && listen(fd, 1) == 0;
+  const absl::Status why = bound ? absl::OkStatus() : WhyNotBound(errno, port);
+  close(fd);
+  freeaddrinfo(found);
+  return why.ok() ? why
+                  : absl::Status(why.code(), absl::StrCat(CannotListen(host, port),
+                                                          std::string(why.message())));
 }
 
 int Server::port() const { return impl_->port(); }

@@ -94,10 +94,35 @@ TEST(StartTest, RefusesTooSmallKvMemoryWithTheNumbers) {
   EXPECT_THAT(ErrorLine(refused.errors), HasSubstr("--kv-memory")) << refused.errors;
 }
 
-TEST(StartTest, CheckVerifiesAndExits) {
-  const Finished checked = RunServe(kDemoModel, {"--check"});
+TEST(StartTest, CheckPrintsSettingsAndThePlanAndLeavesNothingBehind) {
+  const TemporaryFolder folder;
+  const std::string store = folder.path() + "/usage.db";
+  const Finished checked = RunServe(kDemoModel, {"--check", "--usage-store", store});
   EXPECT_EQ(checked.exit_code, 0) << checked.errors;
-  EXPECT_THAT(checked.output, HasSubstr("kv-memory = "));
+  EXPECT_THAT(checked.output, AllOf(HasSubstr("kv-memory = "), HasSubstr("port = 0\n"),
+                                    HasSubstr("usage-store = " + store)));
+  EXPECT_THAT(checked.errors, AllOf(HasSubstr("keys and values"), HasSubstr("together"),
+                                    HasSubstr("everything was checked")));
+  EXPECT_FALSE(std::filesystem::exists(store));
+}
+
+TEST(StartTest, CheckFindsWhatWouldKeepServeFromStarting) {
+  const TemporaryFolder folder;
+  const std::pair<std::vector<std::string>, std::string> bad[] = {
+      {{"--usage-store", folder.path() + "/missing/usage.db"}, "make the folder"},
+      {{"--usage-store", std::string(kDemoModel) + "/config.json"}, "not a usage store"},
+      {{"--host", "203.0.113.1"}, "give --host an address of this machine"},
+      {{"--admin-host", "here"}, "--admin-host is \"here\""},
+      {{"--tls-cert", "missing.pem", "--tls-key", "missing.pem"}, "missing.pem"},
+      {{"--rate-cards", "missing.json"}, "missing.json"},
+      {{"--tenants", "missing.json"}, "missing.json"},
+  };
+  for (auto [flags, words] : bad) {
+    flags.push_back("--check");
+    const Finished refused = RunServe(kDemoModel, flags);
+    EXPECT_EQ(refused.exit_code, 1) << words;
+    EXPECT_THAT(ErrorLine(refused.errors), HasSubstr(words)) << refused.errors;
+  }
 }
 
 TEST(StopTest, SigtermDrainsWhatRunsAndExitsZero) {

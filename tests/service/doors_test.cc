@@ -142,21 +142,37 @@ TEST(DoorsTest, A7CompressedMessagesAreUnimplemented) {
   service.ExpectUnharmed();
 }
 
+// A call for many tokens, from a peer that sends its bytes and then does nothing.
+std::unique_ptr<RawConnection> OpenRawCall(ServiceHarness& service) {
+  v1::GenerateRequest request = ServiceHarness::GoodRequest();
+  request.mutable_sampling()->set_max_tokens(1500);
+  auto connection = std::make_unique<RawConnection>(service.server->port());
+  OddHeaders plain;
+  plain.body = request.SerializeAsString();
+  connection->Write(Http2Request("/tuppence.v1.Inference/Generate", plain));
+  EXPECT_TRUE(connection->WaitForBytes());
+  for (int i = 0; i < 2000 && service.engine.Snapshot().running == 0; ++i) usleep(1000);
+  EXPECT_EQ(service.engine.Snapshot().running, 1);
+  return connection;
+}
+
+TEST(DoorsTest, A11AHalfOpenPeerIsClosedByKeepaliveAndItsPlaceFreed) {
+  HarnessOptions options;
+  options.server.keepalive_ns = options.server.keepalive_timeout_ns = 200'000'000;
+  ServiceHarness service(options);
+  service.executor.step_us = 20'000;  // the answer would take half a minute
+  const auto silent = OpenRawCall(service);
+  EXPECT_TRUE(silent->WaitForClose());  // it reads, and never answers a ping
+  for (int i = 0; i < 2000 && service.engine.Snapshot().running > 0; ++i) usleep(1000);
+  EXPECT_LT(service.engine.Snapshot().completion_tokens, 1500);
+  service.executor.step_us = 0;
+  service.ExpectUnharmed();
+}
+
 TEST(DoorsTest, A13AClientThatVanishesMidStreamLeavesNothing) {
   ServiceHarness service;
   service.executor.step_us = 500;
-  v1::GenerateRequest request = ServiceHarness::GoodRequest();
-  request.mutable_sampling()->set_max_tokens(1500);
-  {
-    RawConnection connection(service.server->port());
-    OddHeaders plain;
-    plain.body = request.SerializeAsString();
-    connection.Write(Http2Request("/tuppence.v1.Inference/Generate", plain));
-    ASSERT_TRUE(connection.WaitForBytes());
-    for (int i = 0; i < 2000 && service.engine.Snapshot().running == 0; ++i) usleep(1000);
-    EXPECT_EQ(service.engine.Snapshot().running, 1);
-    connection.Reset();
-  }
+  OpenRawCall(service)->Reset();
   service.executor.step_us = 0;
   service.ExpectUnharmed();
 }

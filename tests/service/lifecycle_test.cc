@@ -108,7 +108,7 @@ TEST(LifecycleTest, SlowReaderPausesOnlyItselfAndThenGetsEverything) {
   service.ExpectUnharmed();
 }
 
-// A11, A12: a peer that never reads holds its place no longer than the stall limit.
+// A12: a peer that never reads holds its place no longer than the stall limit.
 TEST(LifecycleTest, CallerWhoTakesNothingIsCutOff) {
   HarnessOptions options = LongContext();
   options.server.stall_ns = 300'000'000;
