@@ -9,6 +9,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "model/check.h"
+#include "model/huge_pages.h"
 #include "model/utf8.h"
 
 namespace tuppence {
@@ -152,6 +153,8 @@ void BytePairMerge::AddCharacters(std::span<const Piece> pieces, SymbolsByText* 
       characters_.emplace(character.codepoint, symbol->second);
     }
   }
+  const auto space = by_text->find(kSpace);
+  if (space != by_text->end()) space_ = space->second;
   for (char32_t codepoint = 0; codepoint < ascii_.size(); ++codepoint) {
     const auto found = characters_.find(codepoint);
     ascii_[codepoint] = found == characters_.end() ? kNoSymbol : found->second;
@@ -234,7 +237,10 @@ size_t BytePairMerge::FillChunk(std::string_view text, Chunk* chunk) const {
   std::vector<Symbol>& symbols = chunk->symbols;
   symbols.clear();
   // Growing a vector of many megabytes step by step costs more than all merges of one letter.
-  if (text.size() > symbols.capacity()) symbols.reserve(text.size());
+  if (text.size() > symbols.capacity()) {
+    symbols.reserve(text.size());
+    WishForHugePages(symbols.data(), text.size() * sizeof(Symbol));
+  }
   size_t offset = 0;
   bool after_space = true;
   while (offset < text.size()) {
@@ -251,7 +257,12 @@ size_t BytePairMerge::FillChunk(std::string_view text, Chunk* chunk) const {
       const bool at_word = is_space && !after_space;
       if (at_word && words_are_apart_ && symbols.size() >= kChunkSymbols) break;
       after_space = is_space;
-      bytes = NextSymbol(rest, &symbol);
+      if (is_space && user_defined_[byte].empty()) {
+        symbol = space_;
+        bytes = kSpace.size();
+      } else {
+        bytes = NextSymbol(rest, &symbol);
+      }
     }
     symbols.push_back({index - 1, index + 1, symbol, static_cast<int32_t>(offset)});
     offset += bytes;

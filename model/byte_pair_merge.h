@@ -95,6 +95,7 @@ class BytePairMerge {
   std::vector<PieceUse> uses_;           // [pieces]
   std::array<int32_t, 256> byte_ids_{};  // the piece of each byte
   std::array<int32_t, 128> ascii_{};     // CharacterSymbol of the commonest, without a look-up
+  int32_t space_ = kNoSymbol;            // of "▁", the commonest of all
   absl::flat_hash_map<char32_t, int32_t> characters_;
   std::vector<Pair> pairs_;  // open addressing; the size is a power of two
   int pairs_shift_ = 64;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "model/check.h"
+#include "model/huge_pages.h"
 
 namespace tuppence {
 
@@ -29,7 +30,10 @@ class PairAgenda {
     CHECK(ranks_.empty() && stragglers_.empty());
     queues_.resize(ranks);
     nodes_.clear();
-    nodes_.reserve(pairs);
+    if (pairs > nodes_.capacity()) {
+      nodes_.reserve(pairs);
+      WishForHugePages(nodes_.data(), pairs * sizeof(Node));
+    }
     free_ = kNone;
   }
 
