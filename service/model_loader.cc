@@ -161,6 +161,16 @@ EngineOptions EngineOptionsOf(const ModelOptions& options, const Config& config)
   return engine;
 }
 
+// Everything of ours that a token's bits depend on: "cpu-f32-1/int4g32/bf16".
+std::string ArithmeticId(const Backend& backend, const WeightFormat& weights, DType kv,
+                         const std::string& rope_policy) {
+  std::string id = absl::StrCat(backend.arithmetic_id(), "/", NameOf(weights.type));
+  if (weights.quantised()) absl::StrAppend(&id, "g", weights.group);
+  absl::StrAppend(&id, "/", NameOfKv(kv));
+  if (!rope_policy.empty()) absl::StrAppend(&id, "/", rope_policy);
+  return id;
+}
+
 // What GetModel tells and the log says, once everything stands.
 void Describe(const ModelOptions& options, const Config& config, const MemoryPlan& plan,
               const DeviceChoice& device, Phi3Model* loaded) {
@@ -173,9 +183,10 @@ void Describe(const ModelOptions& options, const Config& config, const MemoryPla
   served.weight_type = NameOf(device.weights.type);
   served.kv_type = NameOfKv(plan.kv_layout.type);
   served.backend = loaded->backend->name();
-  served.arithmetic_id = loaded->backend->arithmetic_id();
   served.kernels = device.kernels;
   served.rope_policy = config.long_rope.has_value() ? options.rope_policy : "";
+  served.arithmetic_id =
+      ArithmeticId(*loaded->backend, device.weights, plan.kv_layout.type, served.rope_policy);
   served.weight_bytes = loaded->weights->bytes;
   served.kv_bytes = loaded->cache->bytes();
   loaded->memory_plan = plan.Describe();

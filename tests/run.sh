@@ -97,6 +97,7 @@ deploy/install_deps.sh test || { record "install packages" 1; finish; }
 script tests/format.sh
 script tests/file_sizes.sh
 script tests/include_directions.sh
+script tests/engine_without_grpc.sh
 script "$python" deploy/demo_model/check_phrasings.py
 script "$python" tests/deploy/prometheus_files_test.py
 
