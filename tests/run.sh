@@ -20,7 +20,8 @@ passed=0
 failed=0
 failures=()
 results=$(mktemp -d)
-trap 'rm -rf "$results"' EXIT
+building=
+trap 'rm -rf "$results"; [ -z "$building" ] || kill "$building" 2>/dev/null' EXIT
 
 record() {  # record NAME EXIT_CODE
   if [ "$2" -eq 0 ]; then
@@ -47,21 +48,24 @@ script() {
   record "$*" $?
 }
 
-# build PRESET [TARGET...]: a failed build is one failed test, and nothing of it is run.
-build() {
+# begin PRESET [TARGET...]: builds on what else runs leaves of the cores; `built PRESET` waits for it.
+begin() {
   local preset=$1
   shift
-  step "build $preset"
-  cmake --preset "$preset" >"$results/configure.log" 2>&1 || {
-    cat "$results/configure.log"
-    record "configure $preset" 1
-    return 1
-  }
-  cmake --build --preset "$preset" ${1:+--target "$@"} >"$results/build.log" 2>&1 || {
-    tail -n 60 "$results/build.log"
-    record "build $preset" 1
-    return 1
-  }
+  (cmake --preset "$preset" && exec nice ninja -C "build/$preset" "$@") >"$results/$preset.log" 2>&1 &
+  building=$!
+}
+
+# A failed build is one failed test, and nothing of it is run.
+built() {
+  step "build $1"
+  wait "$building"
+  local code=$?
+  building=
+  [ "$code" -eq 0 ] && return
+  tail -n 60 "$results/$1.log"
+  record "build $1" 1
+  return 1
 }
 
 # gtest BINARY: every case counts for itself. A binary that dies counts as one failure more.
@@ -101,7 +105,14 @@ script tests/engine_without_grpc.sh
 script "$python" deploy/demo_model/check_phrasings.py
 script "$python" tests/deploy/prometheus_files_test.py
 
-if build cpu; then
+begin cpu
+built cpu
+released=$?
+# Memory errors and undefined behaviour, in everything but the end-to-end scripts.
+sanitized=(model cuda_emulated ops golden scheduler service)
+[ "$sanitizers" -eq 0 ] || begin asan "${sanitized[@]/%/_test}" scheduler_simulation
+
+if [ "$released" -eq 0 ]; then
   for name in model cuda_emulated ops golden scheduler service end_to_end; do
     gtest "build/cpu/tests/$name/${name}_test"
   done
@@ -124,17 +135,16 @@ else
 fi
 
 if [ "$sanitizers" -eq 1 ]; then
-  # AddressSanitizer and UndefinedBehaviorSanitizer over everything but the end-to-end scripts.
-  if build asan model_test cuda_emulated_test ops_test golden_test scheduler_test scheduler_simulation \
-      service_test; then
-    for name in model cuda_emulated ops golden scheduler service; do
+  if built asan; then
+    for name in "${sanitized[@]}"; do
       gtest "build/asan/tests/$name/${name}_test"
     done
     script build/asan/tests/scheduler/simulation/scheduler_simulation --seeds 1000
   fi
-  # ThreadSanitizer where threads meet: the engine and the thread pool. Debian's gRPC is not built
-  # for it, so the service is left out.
-  if build tsan ops_test scheduler_test; then
+  # Data races where threads meet: the engine and the thread pool. Debian's gRPC is not built for it, so
+  # the service is left out.
+  begin tsan ops_test scheduler_test
+  if built tsan; then
     for name in ops scheduler; do
       gtest "build/tsan/tests/$name/${name}_test"
     done
