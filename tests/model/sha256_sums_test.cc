@@ -46,6 +46,10 @@ TEST_F(Sha256SumsTest, FilesThatAgreeAreCounted) {
       2);
 }
 
+TEST_F(Sha256SumsTest, ALineForItselfIsPassedOver) {
+  EXPECT_EQ(Check(absl::StrCat(kAbc, "  SHA256SUMS\n", kAbc, "  weights\n")).value(), 1);
+}
+
 TEST_F(Sha256SumsTest, AnAlteredFileIsNamedWithBothDigests) {
   WriteFile(folder_.File("weights"), "abd");
   const absl::StatusOr<int> checked = Check(absl::StrCat(kAbc, "  weights\n"));
