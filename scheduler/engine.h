@@ -138,10 +138,11 @@ class Engine {
 
   // Takes the request on; its stream then carries everything, RequestEnd last and exactly once.
   // Refuses at once, and leaves the stream untouched, when the request can never be served
-  // (INVALID_ARGUMENT with the numbers), its deadline has passed (DEADLINE_EXCEEDED), the inbox is
-  // full, the server drains or the engine has failed (UNAVAILABLE with a Refusal). One that could
-  // not start before its deadline, by the queue as it is, ends within a step: UNAVAILABLE with a
-  // retry time, kDeadline.
+  // (INVALID_ARGUMENT with the numbers), it has a limit of cost and no rate is known
+  // (FAILED_PRECONDITION), its deadline has passed (DEADLINE_EXCEEDED), the inbox is full, the
+  // server drains or the engine has failed (UNAVAILABLE with a Refusal). One that could not start
+  // before its deadline, by the queue as it is, ends within a step: UNAVAILABLE with a retry time,
+  // kDeadline. One whose prompt alone would cost more than its limit does too: OK, kCostLimit.
   absl::Status Submit(Request request);
 
   // Stops taking new work. What is in flight may finish until deadline_ns (monotonic); the rest
@@ -181,6 +182,7 @@ class Engine {
   void StartPlanned(const StepPlan& plan);
   void Charge(const StepPlan& plan, int64_t now_ns);
   void Deliver(int64_t now_ns);
+  void KeepCostLimits();
   void CountStep(const StepPlan& plan, const StepCharge& charge);
   void CountToken(ActiveRequest* request, int32_t choice, int64_t now_ns);
   void Fail(const absl::Status& status, int64_t now_ns);
@@ -201,6 +203,7 @@ class Engine {
 
   absl::Status CheckServable(const Request& request) const;
   void RefuseIfLate(ActiveRequest* request);
+  void EndIfTooDear(ActiveRequest* request, const StepWork& next, int64_t players);
   void AddWork(const PlanEntry& entry);
   void DeliverToken(ActiveRequest* request, int32_t choice, const SampledToken& sampled,
                     int64_t now_ns);

@@ -1,5 +1,6 @@
 // The engine's dealings with single requests: may it come in, what does a drawn token mean for it,
 // what did the step cost it, how does it end.
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -72,6 +73,13 @@ absl::Status Engine::CheckServable(const Request& request) const {
   if (tokenizer_ == nullptr && !sampling.stop_strings.empty()) {
     return absl::InvalidArgumentError(
         "stop strings need a tokenizer and this checkpoint's is not supported; use stop token ids");
+  }
+  if (request.max_cost_nanousd.has_value() && !rate_card().known()) {
+    return StatusWith(absl::StatusCode::kFailedPrecondition, reason::kNoRateCard,
+                      absl::StrCat("max_cost_nanousd is ", *request.max_cost_nanousd,
+                                   ", and this server has no rate card, so that nobody knows what "
+                                   "an answer costs; leave the limit out, or have the server "
+                                   "started with --price-per-hour, --machine or --rate-cards"));
   }
   if (request.deadline_ns <= clock_->NowNs()) {
     return StatusWith(absl::StatusCode::kDeadlineExceeded, reason::kDeadline,
@@ -231,6 +239,27 @@ void Engine::CountToken(ActiveRequest* request, int32_t choice, int64_t now_ns) 
   } else if (before_ns >= 0) {
     record()->inter_token_ns.push_back(now_ns - before_ns);
   }
+}
+
+// Who could not pay for what it would do next ends with what it has.
+void Engine::KeepCostLimits() {
+  for (ActiveRequest* request : participants_) {
+    if (request->ended || !request->request.max_cost_nanousd.has_value()) continue;
+    EndIfTooDear(request, request->NextWork(), static_cast<int64_t>(players_.size()));
+  }
+}
+
+// `next` is its next step, or what is left of its prompt: half a prompt is worth nothing to anyone.
+// `players`: who shares the weights with it.
+void Engine::EndIfTooDear(ActiveRequest* request, const StepWork& next, int64_t players) {
+  const Cost cost = ledger_.CostOf(request->charges);
+  const int64_t next_ns = std::llround(std::ceil(ledger_.model().ShareBoundNs(next, players)));
+  // While no rate is known the limit cannot be kept.
+  if (cost.has_rate && cost.cost_nanousd + NanoUsd(ledger_.rate_card(), next_ns) <=
+                           *request->request.max_cost_nanousd) {
+    return;
+  }
+  EndRequest(request, FinishReason::kCostLimit, absl::OkStatus(), /*tainted=*/false);
 }
 
 bool Engine::EndIfItMust(ActiveRequest* request, int64_t now_ns) {

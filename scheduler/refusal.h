@@ -23,6 +23,7 @@ inline constexpr char kEngineFailed[] = "ENGINE_FAILED";          // UNAVAILABLE
 inline constexpr char kContextExceeded[] = "CONTEXT_EXCEEDED";    // INVALID_ARGUMENT
 inline constexpr char kTooLargeForPool[] = "TOO_LARGE_FOR_POOL";  // INVALID_ARGUMENT
 inline constexpr char kTooManyChoices[] = "TOO_MANY_CHOICES";     // INVALID_ARGUMENT
+inline constexpr char kNoRateCard[] = "NO_RATE_CARD";             // FAILED_PRECONDITION
 inline constexpr char kDeadline[] = "DEADLINE";                   // DEADLINE_EXCEEDED
 inline constexpr char kDeadlineUnreachable[] = "DEADLINE_UNREACHABLE";  // UNAVAILABLE
 inline constexpr char kCancelled[] = "CANCELLED_BY_CALLER";             // CANCELLED

@@ -71,6 +71,11 @@ class StepCostModel {
     return coefficients_.launch_ns + std::max(MatmulNs(all), coefficients_.weights_ns) +
            AttentionNs(all);
   }
+  // What one of `players` who does this work pays at most: its arithmetic hides behind no weight.
+  double ShareBoundNs(const StepWork& work, int64_t players) const {
+    return (coefficients_.launch_ns + coefficients_.weights_ns) / static_cast<double>(players) +
+           OwnNs(work);
+  }
   bool ArithmeticBound(const StepWork& all) const {
     return MatmulNs(all) > coefficients_.weights_ns;
   }

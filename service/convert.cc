@@ -156,6 +156,17 @@ std::optional<PriorityClass> PriorityClassFromProto(v1::PriorityClass priority_c
   }
 }
 
+std::optional<int64_t> MaxCostFromProto(const v1::GenerateRequest& request,
+                                        std::vector<FieldViolation>* violations) {
+  if (!request.has_max_cost_nanousd()) return std::nullopt;
+  if (request.max_cost_nanousd() < 1) {
+    violations->push_back(
+        {"max_cost_nanousd", absl::StrCat("is ", request.max_cost_nanousd(),
+                                          "; at least 1 is allowed; leave it out for no limit")});
+  }
+  return request.max_cost_nanousd();
+}
+
 int32_t MaxTokensDefault(int64_t prompt_tokens, const ServedModel& model) {
   const int64_t left = model.context_tokens - prompt_tokens;
   return static_cast<int32_t>(std::clamp<int64_t>(left, 1, kMaxTokensDefaultMost));
@@ -277,6 +288,8 @@ v1::FinishReason ToProto(FinishReason reason) {
       return v1::FINISH_REASON_ERROR;
     case FinishReason::kDrained:
       return v1::FINISH_REASON_DRAINED;
+    case FinishReason::kCostLimit:
+      return v1::FINISH_REASON_COST_LIMIT;
   }
   return v1::FINISH_REASON_UNSPECIFIED;
 }
@@ -297,6 +310,8 @@ const char* NameOf(FinishReason reason) {
       return "error";
     case FinishReason::kDrained:
       return "drained";
+    case FinishReason::kCostLimit:
+      return "cost_limit";
   }
   return "none";
 }

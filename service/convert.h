@@ -30,6 +30,10 @@ SamplingParams SamplingFromProto(const v1::SamplingParams& sampling,
 std::optional<PriorityClass> PriorityClassFromProto(v1::PriorityClass priority_class,
                                                     std::vector<FieldViolation>* violations);
 
+// A limit below 1 becomes a violation.
+std::optional<int64_t> MaxCostFromProto(const v1::GenerateRequest& request,
+                                        std::vector<FieldViolation>* violations);
+
 // What is left of the context, at most 1,024; at least 1, so that a prompt which fills the context
 // is refused by the one check that has both numbers.
 int32_t MaxTokensDefault(int64_t prompt_tokens, const ServedModel& model);

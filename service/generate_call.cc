@@ -97,6 +97,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   // Set by Accept, read only once the request is with the engine.
   CallIdentity identity_;
   TenantTerms terms_;
+  std::optional<int64_t> max_cost_nanousd_;
   Shown shown_;
   uint64_t seed_ = 0;
   int32_t prompt_tokens_ = 0;
@@ -134,6 +135,7 @@ absl::Status GenerateCall::Accept(const grpc::ByteBuffer& bytes) {
   Prompt prompt = TakePrompt(&message, &violations);
   SamplingParams sampling = SamplingFromProto(message.sampling(), message.output());
   const auto asked = PriorityClassFromProto(message.priority_class(), &violations);
+  max_cost_nanousd_ = MaxCostFromProto(message, &violations);
   absl::Status checked = CheckBeforeWork(message, prompt, sampling, std::move(violations));
   if (!checked.ok()) return checked;
   if (absl::Status agreed = AgreeTerms(asked); !agreed.ok()) return agreed;
@@ -214,6 +216,7 @@ absl::Status GenerateCall::Submit(Prompt prompt, SamplingParams sampling,
   request.drop_leading_space = is_chat;
   request.received_ns = received_ns_;
   request.deadline_ns = deadline_ns_;
+  request.max_cost_nanousd = max_cost_nanousd_;
   request.sampling = std::move(sampling);
   request.stream = stream_;
   request.hold = *std::move(hold);

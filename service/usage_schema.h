@@ -67,7 +67,7 @@ CREATE TABLE requests (
   received_utc_ns INTEGER NOT NULL,
   ended_utc_ns    INTEGER NOT NULL,
   ended_ns        INTEGER NOT NULL,
-  outcome         TEXT NOT NULL,    -- ok, length, cancelled, deadline, drained, error
+  outcome         TEXT NOT NULL,    -- ok, length, cancelled, deadline, drained, error, cost_limit
   code            INTEGER NOT NULL, -- gRPC's
   prompt_tokens   INTEGER NOT NULL,
   cached_tokens   INTEGER NOT NULL,
