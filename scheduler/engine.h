@@ -161,6 +161,9 @@ class Engine {
   void Stop();
 
   EngineSnapshot Snapshot() const;
+  // What such a request would take if it were served alone, by the step-cost model as fitted by
+  // now. Any thread.
+  int64_t AloneNs(int64_t prompt_tokens, const SamplingParams& sampling) const;
 
   // One step, for tests and benchmarks that did not call Start. True when it did device work.
   bool Step();

@@ -88,6 +88,12 @@ absl::Status Engine::CheckServable(const Request& request) const {
   return absl::OkStatus();
 }
 
+int64_t Engine::AloneNs(int64_t prompt_tokens, const SamplingParams& sampling) const {
+  return std::llround(
+      std::ceil(tuppence::AloneNs(Snapshot().cost, prompt_tokens, sampling.max_tokens,
+                                  sampling.choices, options_.step_tokens_max)));
+}
+
 // Its first token would come after its deadline: it hears so now. Where there is nothing ahead it
 // may try.
 void Engine::RefuseIfLate(ActiveRequest* request) {
@@ -254,8 +260,8 @@ void Engine::KeepCostLimits() {
 void Engine::EndIfTooDear(ActiveRequest* request, const StepWork& next, int64_t players) {
   const Cost cost = ledger_.CostOf(request->charges);
   const int64_t next_ns = std::llround(std::ceil(ledger_.model().ShareBoundNs(next, players)));
-  // While no rate is known the limit cannot be kept.
-  if (cost.has_rate && cost.cost_nanousd + NanoUsd(ledger_.rate_card(), next_ns) <=
+  // Rounded up; and while no rate is known the limit cannot be kept.
+  if (cost.has_rate && cost.cost_nanousd + NanoUsd(ledger_.rate_card(), next_ns) + 1 <=
                            *request->request.max_cost_nanousd) {
     return;
   }

@@ -18,6 +18,8 @@ namespace tuppence {
 namespace reason {
 inline constexpr char kQueueFull[] = "QUEUE_FULL";                // our limit: UNAVAILABLE
 inline constexpr char kTenantQueueFull[] = "TENANT_QUEUE_FULL";   // theirs: RESOURCE_EXHAUSTED
+inline constexpr char kBudgetSpent[] = "BUDGET_SPENT";            // RESOURCE_EXHAUSTED
+inline constexpr char kBudgetHeld[] = "BUDGET_HELD";              // RESOURCE_EXHAUSTED
 inline constexpr char kDraining[] = "DRAINING";                   // UNAVAILABLE
 inline constexpr char kEngineFailed[] = "ENGINE_FAILED";          // UNAVAILABLE
 inline constexpr char kContextExceeded[] = "CONTEXT_EXCEEDED";    // INVALID_ARGUMENT

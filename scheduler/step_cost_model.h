@@ -50,6 +50,12 @@ struct StepWork {
 // decoded positions each read their own.
 StepWork WorkOf(int64_t first, int64_t end, Phase phase);
 
+// The modelled time of a request served alone: its prompt in chunks of chunk_tokens, then a step
+// for each further token, its choices side by side. In company it is charged less. Requires: all at
+// least 1.
+double AloneNs(const StepCostCoefficients& coefficients, int64_t prompt_tokens, int64_t max_tokens,
+               int64_t choices, int64_t chunk_tokens);
+
 // One player's modelled share: shared is its part of h + W, own the rest.
 struct StepShare {
   double shared_ns = 0;

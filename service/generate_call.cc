@@ -25,6 +25,7 @@
 #include "service/rpc_call.h"
 #include "service/rpc_status.h"
 #include "service/service_counters.h"
+#include "service/submit_request.h"
 #include "service/tenants.h"
 
 namespace tuppence {
@@ -227,7 +228,7 @@ absl::Status GenerateCall::Submit(Prompt prompt, SamplingParams sampling,
                                 .prompt_tokens = prompt_tokens,
                                 .max_tokens = request.sampling.max_tokens});
   stream_->SetReader(this);
-  absl::Status submitted = parts_.engine->Submit(std::move(request));
+  absl::Status submitted = SubmitRequest(parts_, std::move(request));
   // From here on other threads may be in Pump; only this status is still ours.
   if (!submitted.ok()) stream_->SetReader(nullptr);
   return submitted;

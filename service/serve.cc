@@ -22,6 +22,7 @@
 #include "scheduler/engine.h"
 #include "service/admin_server.h"
 #include "service/bookkeeper.h"
+#include "service/budgets.h"
 #include "service/call_registry.h"
 #include "service/metrics.h"
 #include "service/model_loader.h"
@@ -152,8 +153,9 @@ absl::StatusOr<Prices> ReadPrices(const ServeOptions& options, int64_t utc_ns) {
 
 BookkeeperOptions BookkeeperOptionsOf(const ServeOptions& options,
                                       const std::optional<ReferencePrice>& reference,
-                                      std::atomic<bool>* unrecorded) {
+                                      std::atomic<bool>* unrecorded, Budgets* budgets) {
   BookkeeperOptions books;
+  books.budgets = budgets;
   if (options.when_unrecordable == "serve") books.when_unrecordable = WhenUnrecordable::kServe;
   books.unrecorded = unrecorded;
   if (!reference.has_value()) return books;
@@ -353,13 +355,28 @@ void PrintSettings(const CLI::App& flags) {
   std::fflush(stdout);
 }
 
+// The tenants of --tenants, their budgets in *budgets, which need a store and a price.
+absl::StatusOr<std::unique_ptr<Tenants>> OpenTenants(const ServeOptions& options, bool has_price,
+                                                     AdmissionControl* admission,
+                                                     Budgets* budgets) {
+  auto tenants =
+      Tenants::Open(options.tenants, admission, options.usage_store.empty() ? nullptr : budgets);
+  if (!tenants.ok() || has_price || !budgets->any()) return tenants;
+  return absl::FailedPreconditionError(
+      absl::StrCat("tenants ", options.tenants,
+                   ": there is a budget in it, and what this machine "
+                   "costs is not known; say so with --price-per-hour, --machine or --rate-cards"));
+}
+
 int Check(const ServeOptions& options, const CLI::App& flags) {
   PrintSettings(flags);
   if (absl::Status status = CheckFiles(options); !status.ok()) return Fail(status);
   const auto prices = ReadPrices(options, SteadyClock().UtcNs());
   if (!prices.ok()) return Fail(prices.status());
   AdmissionControl admission(AdmissionOf(options));
-  const auto tenants = Tenants::Open(options.tenants, &admission);
+  Budgets budgets;
+  const bool has_price = prices->rates.At(SteadyClock().UtcNs()).known();
+  const auto tenants = OpenTenants(options, has_price, &admission, &budgets);
   if (!tenants.ok()) return Fail(tenants.status());
   const auto loaded = LoadAndTell(options);
   if (!loaded.ok()) return Fail(loaded.status());
@@ -379,7 +396,9 @@ int Serve(const ServeOptions& options) {
   auto admin = AdminServer::Start(options.admin_host, options.admin_port, Pages(&state));
   if (!admin.ok()) return Fail(admin.status());
   AdmissionControl admission(AdmissionOf(options));
-  const auto tenants = Tenants::Open(options.tenants, &admission);
+  Budgets budgets;
+  const bool has_price = rates.At(clock.UtcNs()).known();
+  const auto tenants = OpenTenants(options, has_price, &admission, &budgets);
   if (!tenants.ok()) return Fail(tenants.status());
   auto store = OpenStore(options, started_ns, &clock);
   if (!store.ok()) return Fail(store.status());
@@ -396,6 +415,9 @@ int Serve(const ServeOptions& options) {
     absl::Status named = (*store)->NameModel(
         (*loaded)->served.name, (*loaded)->served.arithmetic_id, rates.machine_share_ppm());
     if (!named.ok()) return Fail(named);
+    const auto spend = (*store)->SpendOfMonth(clock.UtcNs());
+    if (!spend.ok()) return Fail(spend.status());
+    budgets.SetSpent(*spend);
   }
   engine_options.secret = DrawServerSecret();
   Engine engine(engine_options, (*loaded)->executor(), (*loaded)->served.tokenizer.get(), &clock);
@@ -405,7 +427,8 @@ int Serve(const ServeOptions& options) {
   Metrics metrics(MetricsOptionsOf(options, (*loaded)->served), &clock);
   if (absl::Status status = engine.WarmUp(); !status.ok()) return Fail(status);
   std::optional<Bookkeeper> books(std::in_place,
-                                  BookkeeperOptionsOf(options, prices->reference, &unrecorded),
+                                  BookkeeperOptionsOf(options, prices->reference, &unrecorded,
+                                                      *store != nullptr ? &budgets : nullptr),
                                   store->get(), &records, engine.notifier(), &metrics, &clock);
   ServiceParts parts{.model = &(*loaded)->served,
                      .engine = &engine,
@@ -419,7 +442,10 @@ int Serve(const ServeOptions& options) {
                      .books = &*books,
                      .tenants = tenants->get(),
                      .usage_store = options.usage_store};
-  if (*store != nullptr) parts.store = [&books] { return books->Snapshot(); };
+  if (*store != nullptr) {
+    parts.store = [&books] { return books->Snapshot(); };
+    parts.budgets = &budgets;
+  }
   engine.Start();
   auto server = Server::Start(ServerOptionsOf(options), parts);
   if (!server.ok()) {

@@ -10,6 +10,7 @@ namespace tuppence {
 
 class AdmissionControl;
 class Bookkeeper;
+class Budgets;
 class CallRegistry;
 class Clock;
 class Engine;
@@ -41,6 +42,7 @@ struct ServiceParts {
   std::function<StoreState()> store = nullptr;  // how the usage store fares; empty: there is none
   const Bookkeeper* books = nullptr;            // null in tests: everything may be recorded
   const Tenants* tenants = nullptr;             // null: all are alike
+  Budgets* budgets = nullptr;                   // null where no usage store is kept
   std::string usage_store;                      // its file, for readers; "": there is none
 };
 

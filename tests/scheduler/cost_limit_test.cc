@@ -61,7 +61,9 @@ TEST(CostLimitTest, WhoeverSharesTheStepsGetsFurtherForTheSameLimit) {
   EngineHarness alone(ExactlyModelled());
   SubmitLimited(alone, MakeRequest("r", 8, 100), 3000);
   alone.Run();
-  EngineHarness shared(ExactlyModelled());
+  EngineOptions roomy = ExactlyModelled();
+  roomy.blocks = 128;
+  EngineHarness shared(roomy);
   const int32_t limited = SubmitLimited(shared, MakeRequest("r", 8, 100), 3000);
   for (int32_t i = 0; i < 3; ++i) {
     shared.Submit(MakeRequest("other" + std::to_string(i), 8, 100, 2 + i));
@@ -114,7 +116,7 @@ TEST(CostLimitTest, AModelThatIsWrongLetsTheLimitBePassedByOneStepAtMost) {
 
 TEST(CostLimitTest, AllChoicesOfARequestShareItsLimit) {
   EngineHarness harness(ExactlyModelled());
-  Request request = MakeRequest("r", 8, 100);
+  Request request = MakeRequest("r", 8, 60);
   request.sampling.choices = 3;
   SubmitLimited(harness, std::move(request), 2000);
   harness.Run();
