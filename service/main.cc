@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "service/batch_command.h"
 #include "service/books_commands.h"
 #include "service/chat_command.h"
 #include "service/explain_command.h"
@@ -25,6 +26,7 @@ int Main(int argc, char** argv) {
   CLI::App* serve = AddServeCommand(app, &exit_code);
   AddChatCommand(app, &exit_code);
   AddScoreCommand(app, &exit_code);
+  AddBatchCommand(app, &exit_code);
   AddStatusCommand(app, &exit_code);
   AddExplainCommand(app, &exit_code);
   AddInvoiceCommand(app, &exit_code);
