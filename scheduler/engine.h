@@ -65,7 +65,8 @@ struct EngineOptions {
   int64_t retry_after_ms = 1000;
   int64_t process_start_ns = -1;  // where the books begin; -1: at construction
   RateCard rate_card;
-  StepCostCoefficients cost;  // the prior; WarmUp and the steps themselves refine it
+  StepCostCoefficients cost;  // the prior; WarmUp and the steps themselves refine it ...
+  bool refine_cost = true;    // ... unless it is the truth, where the device is a model of one
   int64_t warm_up_ns = 4'000'000'000;
   int64_t period_ns = 60'000'000'000;
   // Where each step's record goes. Null: there are no books; the engine ends streams itself.
@@ -172,6 +173,8 @@ class Engine {
   const CostLedger& ledger() const { return ledger_; }
 
  private:
+  friend class DecodeLeap;  // scheduler/simulation: many steps at once
+
   // Step's parts, in order.
   void AcceptArrivals(bool all);
   void EndWhoMust();

@@ -162,7 +162,7 @@ void Engine::CountStep(const StepPlan& plan, const StepCharge& charge) {
   }
   const double step_ns = static_cast<double>(charge.step_ns);
   errors_.Add(step_ns, charge.modelled_ns);
-  fit_.Add(charge.work, step_ns);
+  if (options_.refine_cost) fit_.Add(charge.work, step_ns);
   if (records_ != nullptr) SummariseStep(plan, charge);
 }
 

@@ -57,6 +57,16 @@ StepWork WorkOf(int64_t first, int64_t end, Phase phase) {
           .kv_read_tokens = phase == Phase::kPrefill ? end : query_keys};
 }
 
+StepWork WorkOf(const Batch& batch) {
+  StepWork work;
+  for (int32_t entry = 0; entry < batch.entries(); ++entry) {
+    const int64_t first = batch.positions[batch.entry_starts[entry]];
+    const int64_t tokens = batch.entry_starts[entry + 1] - batch.entry_starts[entry];
+    work.Add(WorkOf(first, first + tokens, batch.entry_phases[entry]));
+  }
+  return work;
+}
+
 StepCostModel::StepCostModel(const StepCostCoefficients& coefficients, int32_t players_max)
     : coefficients_(coefficients) {
   differences_.reserve(players_max);

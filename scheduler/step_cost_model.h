@@ -49,6 +49,8 @@ struct StepWork {
 // The work of positions [first, end) of one sequence. A chunk's queries read the keys together;
 // decoded positions each read their own.
 StepWork WorkOf(int64_t first, int64_t end, Phase phase);
+// The work of a whole step, all its entries together.
+StepWork WorkOf(const Batch& batch);
 
 // One player's modelled share: shared is its part of h + W, own the rest.
 struct StepShare {

@@ -9,6 +9,7 @@
 #include "service/explain_command.h"
 #include "service/invoice_command.h"
 #include "service/options.h"
+#include "service/plan_command.h"
 #include "service/score_command.h"
 #include "service/serve.h"
 #include "service/status_command.h"
@@ -28,6 +29,7 @@ int Main(int argc, char** argv) {
   AddStatusCommand(app, &exit_code);
   AddExplainCommand(app, &exit_code);
   AddInvoiceCommand(app, &exit_code);
+  AddPlanCommand(app, &exit_code);
   AddLedgerCommand(app, &exit_code);
   AddStoreCommand(app, &exit_code);
   app.add_subcommand("version", "Print the version")->callback([] {

@@ -253,6 +253,11 @@ void AddServeFlags(CLI::App& app, ServeOptions* options) {
   table.Add("instance", &options->instance,
             "this machine's name in the store, as its bill has it; the host's name otherwise");
   table
+      .Add("write-trace", &options->write_trace,
+           "appends a line for each request, for `tuppence plan --trace`: when it came, its tokens "
+           "in and out, tenant and class; never text")
+      ->type_name("FILE");
+  table
       .Add("conservation-drill-ns", &options->conservation_drill_ns,
            "a fire drill: shown as the ledger's error in /metrics, to see its alert fire")
       ->check(CLI::NonNegativeNumber)

@@ -71,6 +71,7 @@ struct ServeOptions {
   std::string when_unrecordable = "refuse";
   int keep_requests_days = 90;
   std::string instance;        // "": the host's name
+  std::string write_trace;     // "": no trace is kept
   double itl_target_ms = 100;  // of running streams; 0: no limit in time
   int64_t conservation_drill_ns = 0;
 

@@ -34,6 +34,7 @@
 #include "service/signals.h"
 #include "service/status_page.h"
 #include "service/tenants.h"
+#include "service/trace_writer.h"
 #include "service/usage_store.h"
 #include "service/version.h"
 
@@ -403,10 +404,12 @@ int Serve(const ServeOptions& options) {
   ServiceCounters counters;
   RequestLog log(MakeStdoutLogger());
   Metrics metrics(MetricsOptionsOf(options, (*loaded)->served), &clock);
+  auto trace = TraceWriter::Open(options.write_trace, &metrics);
+  if (!trace.ok()) return Fail(trace.status());
   if (absl::Status status = engine.WarmUp(); !status.ok()) return Fail(status);
   std::optional<Bookkeeper> books(std::in_place,
                                   BookkeeperOptionsOf(options, prices->reference, &unrecorded),
-                                  store->get(), &records, engine.notifier(), &metrics, &clock);
+                                  store->get(), &records, engine.notifier(), trace->get(), &clock);
   ServiceParts parts{.model = &(*loaded)->served,
                      .engine = &engine,
                      .admission = &admission,
