@@ -20,6 +20,7 @@ absl::StatusOr<LengthRange> ParseLengthRange(const std::string& text);
 
 struct LoadOptions {
   ClientOptions client;
+  std::string http;  // IP:PORT of the HTTP door, to drive it in place of gRPC's; "": gRPC
   int channels = 4;  // connections that the calls share
 
   // Closed loop: so many callers, each asks again once it has its answer.

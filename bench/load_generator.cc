@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "bench/http_load.h"
+#include "bench/open_calls.h"
 #include "tuppence/v1/tuppence.grpc.pb.h"
 
 namespace tuppence {
@@ -27,44 +29,6 @@ double CpuSeconds() {
   const auto seconds = [](const timeval& time) { return time.tv_sec + time.tv_usec * 1e-6; };
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
-
-// How many calls are open; the one thing that the starting thread waits for.
-class OpenCalls {
- public:
-  // Waits until fewer than `limit` are open, then counts one more.
-  void EnterBelow(int64_t limit) {
-    absl::MutexLock lock(&mutex_);
-    const auto below = [this, limit]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return open_ < limit; };
-    mutex_.Await(absl::Condition(&below));
-    Count();
-  }
-  bool TryEnterBelow(int64_t limit) {
-    absl::MutexLock lock(&mutex_);
-    if (open_ >= limit) return false;
-    Count();
-    return true;
-  }
-  void Leave() {
-    absl::MutexLock lock(&mutex_);
-    --open_;
-  }
-  void WaitForNone() {
-    absl::MutexLock lock(&mutex_);
-    const auto none = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return open_ == 0; };
-    mutex_.Await(absl::Condition(&none));
-  }
-  int64_t most() {
-    absl::MutexLock lock(&mutex_);
-    return most_;
-  }
-
- private:
-  void Count() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { most_ = std::max(most_, ++open_); }
-
-  absl::Mutex mutex_;
-  int64_t open_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t most_ ABSL_GUARDED_BY(mutex_) = 0;
-};
 
 // One answer as it comes. Deletes itself when the call has ended.
 class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
@@ -168,6 +132,12 @@ class Starter {
  public:
   static absl::StatusOr<Starter> Make(const LoadOptions& options) {
     Starter starter;
+    if (!options.http.empty()) {
+      absl::StatusOr<std::unique_ptr<HttpLoad>> http = HttpLoad::Make(options.http);
+      if (!http.ok()) return http.status();
+      starter.http_ = *std::move(http);
+      return starter;
+    }
     starter.timeout_seconds_ = options.client.timeout_seconds;
     for (int lane = 0; lane < options.channels; ++lane) {
       absl::StatusOr<std::shared_ptr<grpc::Channel>> channel = MakeChannel(options.client, lane);
@@ -179,12 +149,14 @@ class Starter {
 
   void Start(v1::GenerateRequest request, Clock::time_point due, LoadResult* result,
              OpenCalls* open) {
+    if (http_ != nullptr) return http_->Start(request, due, result, open);
     Call* call = new Call(std::move(request), due, result, open);  // deletes itself
     call->Start(stubs_[next_++ % stubs_.size()].get(), timeout_seconds_);
   }
 
  private:
   std::vector<std::unique_ptr<v1::Inference::Stub>> stubs_;
+  std::unique_ptr<HttpLoad> http_;  // null: over gRPC
   size_t next_ = 0;
   double timeout_seconds_ = 0;
 };

@@ -110,13 +110,16 @@ absl::Status FromGrpc(const grpc::Status& status) {
 
 class Client::Impl {
  public:
-  Impl(std::shared_ptr<grpc::Channel> channel, double timeout_seconds)
-      : stub_(v1::Inference::NewStub(std::move(channel))), timeout_seconds_(timeout_seconds) {}
+  Impl(std::shared_ptr<grpc::Channel> channel, double timeout_seconds, std::string key)
+      : stub_(v1::Inference::NewStub(std::move(channel))),
+        timeout_seconds_(timeout_seconds),
+        key_(std::move(key)) {}
 
   // Runs call(context, stub) with a context that Cancel can reach meanwhile.
   template <typename Call>
   absl::Status Run(const Call& call) {
     grpc::ClientContext context;
+    if (!key_.empty()) context.AddMetadata("authorization", absl::StrCat("Bearer ", key_));
     if (timeout_seconds_ > 0) {
       context.set_deadline(std::chrono::system_clock::now() +
                            std::chrono::microseconds(static_cast<int64_t>(timeout_seconds_ * 1e6)));
@@ -142,6 +145,7 @@ class Client::Impl {
 
   const std::unique_ptr<v1::Inference::Stub> stub_;
   const double timeout_seconds_;
+  const std::string key_;
   absl::Mutex mutex_;
   grpc::ClientContext* current_ ABSL_GUARDED_BY(mutex_) = nullptr;
 };
@@ -149,11 +153,11 @@ class Client::Impl {
 absl::StatusOr<std::unique_ptr<Client>> Client::Make(const ClientOptions& options) {
   absl::StatusOr<std::shared_ptr<grpc::Channel>> channel = MakeChannel(options);
   if (!channel.ok()) return channel.status();
-  return std::make_unique<Client>(*std::move(channel), options.timeout_seconds);
+  return std::make_unique<Client>(*std::move(channel), options.timeout_seconds, options.key);
 }
 
-Client::Client(std::shared_ptr<grpc::Channel> channel, double timeout_seconds)
-    : impl_(std::make_unique<Impl>(std::move(channel), timeout_seconds)) {}
+Client::Client(std::shared_ptr<grpc::Channel> channel, double timeout_seconds, std::string key)
+    : impl_(std::make_unique<Impl>(std::move(channel), timeout_seconds, std::move(key))) {}
 
 Client::~Client() = default;
 

@@ -25,6 +25,7 @@ struct ClientOptions {
   std::string tls_ca;
   std::string tls_cert;  // with tls_key: who we are, where the service asks (mTLS)
   std::string tls_key;
+  std::string key;             // shown as a bearer key; "": none
   double timeout_seconds = 0;  // the deadline of each call; 0: none
 };
 
@@ -42,7 +43,7 @@ class Client {
  public:
   static absl::StatusOr<std::unique_ptr<Client>> Make(const ClientOptions& options);
   // Over a channel that is there already, as an in-process one is.
-  Client(std::shared_ptr<grpc::Channel> channel, double timeout_seconds);
+  Client(std::shared_ptr<grpc::Channel> channel, double timeout_seconds, std::string key = "");
   ~Client();
 
   Client(const Client&) = delete;

@@ -8,6 +8,7 @@
 #include "service/chat_command.h"
 #include "service/explain_command.h"
 #include "service/invoice_command.h"
+#include "service/key_command.h"
 #include "service/options.h"
 #include "service/score_command.h"
 #include "service/serve.h"
@@ -30,6 +31,7 @@ int Main(int argc, char** argv) {
   AddInvoiceCommand(app, &exit_code);
   AddLedgerCommand(app, &exit_code);
   AddStoreCommand(app, &exit_code);
+  AddKeyCommand(app, &exit_code);
   app.add_subcommand("version", "Print the version")->callback([] {
     std::printf("tuppence %s\n", kVersion);
   });

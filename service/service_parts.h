@@ -9,12 +9,14 @@
 namespace tuppence {
 
 class AdmissionControl;
+class ApiKeys;
 class Bookkeeper;
 class CallRegistry;
 class Clock;
 class Engine;
 class Metrics;
 class RequestLog;
+class TenantRates;
 class Tenants;
 class ServiceCounters;
 struct ServedModel;
@@ -41,6 +43,8 @@ struct ServiceParts {
   std::function<StoreState()> store = nullptr;  // how the usage store fares; empty: there is none
   const Bookkeeper* books = nullptr;            // null in tests: everything may be recorded
   const Tenants* tenants = nullptr;             // null: all are alike
+  TenantRates* rates = nullptr;                 // goes with tenants
+  const ApiKeys* keys = nullptr;                // null: nobody needs one
   std::string usage_store;                      // its file, for readers; "": there is none
 };
 

@@ -66,8 +66,9 @@ absl::StatusOr<TenantGrant> ReadGrant(const Json& json, const std::string& where
                                       const TenantLimits& defaults) {
   TenantGrant grant;
   grant.limits = defaults;
-  absl::Status keys =
-      CheckKeys(json, where, {"weight", "classes", "requests_max", "prompt_tokens_max", "note"});
+  absl::Status keys = CheckKeys(json, where,
+                                {"weight", "classes", "requests_max", "prompt_tokens_max",
+                                 "requests_per_minute", "tokens_per_minute", "note"});
   if (!keys.ok()) return keys;
   for (const auto& [key, value] : json.items()) {
     absl::Status read;
@@ -78,6 +79,12 @@ absl::StatusOr<TenantGrant> ReadGrant(const Json& json, const std::string& where
     }
     if (key == "prompt_tokens_max") {
       read = ReadLimit(value, where, key.c_str(), &grant.limits.prompt_tokens_max);
+    }
+    if (key == "requests_per_minute") {
+      read = ReadLimit(value, where, key.c_str(), &grant.minute.requests);
+    }
+    if (key == "tokens_per_minute") {
+      read = ReadLimit(value, where, key.c_str(), &grant.minute.tokens);
     }
     if (!read.ok()) return read;
   }
@@ -163,6 +170,7 @@ absl::StatusOr<TenantTerms> Tenants::TermsOf(const std::string& tenant,
   const auto may_use = [&grant](PriorityClass c) { return grant.may_use[static_cast<int>(c)]; };
   TenantTerms terms;
   terms.weight_milli = grant.weight_milli;
+  terms.minute = grant.minute;
   terms.priority_class = asked.value_or(PriorityClass::kStandard);
   for (int i = 0; !asked.has_value() && !may_use(terms.priority_class); ++i) {
     terms.priority_class = static_cast<PriorityClass>(i);

@@ -6,6 +6,7 @@
 //                          "prompt_tokens_max": 400000}},
 //    "others":  {"weight": 1}}
 //
+// requests_per_minute and tokens_per_minute limit a tenant in time; without them nothing does.
 // "others" is everybody whom the file does not name. What an entry leaves out is: weight 1, every
 // class, the limits of --tenant-requests-max and --tenant-tokens-max.
 // Made by serve, read by the calls. Safe on any thread.
@@ -23,6 +24,7 @@
 #include "absl/synchronization/mutex.h"
 #include "scheduler/admission.h"
 #include "scheduler/priority_class.h"
+#include "service/tenant_rates.h"
 
 namespace tuppence {
 
@@ -30,6 +32,7 @@ namespace tuppence {
 const char* NameOf(PriorityClass priority_class);
 
 struct TenantGrant {
+  MinuteLimits minute;
   int64_t weight_milli = 1000;
   std::array<bool, kPriorityClasses> may_use = {true, true, true};
   TenantLimits limits;
@@ -48,6 +51,7 @@ struct TenantGrants {
 struct TenantTerms {
   PriorityClass priority_class = PriorityClass::kStandard;
   int64_t weight_milli = 1000;
+  MinuteLimits minute;
 };
 
 class Tenants {

@@ -110,6 +110,7 @@ if build cpu; then
   script build/cpu/bench/gpu_bench --emulated
   script "$python" tests/end_to_end/observability_test.py build/cpu
   script "$python" tests/end_to_end/kill_test.py build/cpu
+  script "$python" tests/end_to_end/openai_clients_test.py build/cpu
   script "$python" tests/model/tokenizer_differential.py --count 2000 build/cpu/tests/model/tokenizer_pipe
 fi
 
