@@ -1,25 +1,20 @@
 // The load that serve_bench puts on a service: which requests, and how they arrive. Pure: the same
-// options and seed make the same requests. Times and sockets are load_generator's.
+// options and seed make the same requests, and `tuppence plan` draws the same lengths and times
+// from them (service/planner/traffic). Times and sockets are load_generator's.
 #pragma once
 
 #include <cstdint>
 #include <random>
 #include <string>
 
-#include "absl/status/statusor.h"
 #include "service/client.h"
+#include "service/planner/traffic.h"
 
 namespace tuppence {
 
-// A length in tokens: "300", or "100-500" for any in between with equal chance.
-struct LengthRange {
-  int32_t min = 0;
-  int32_t max = 0;
-};
-absl::StatusOr<LengthRange> ParseLengthRange(const std::string& text);
-
 struct LoadOptions {
   ClientOptions client;
+  std::string http;  // IP:PORT of the HTTP door, to drive it in place of gRPC's; "": gRPC
   int channels = 4;  // connections that the calls share
 
   // Closed loop: so many callers, each asks again once it has its answer.
@@ -46,16 +41,13 @@ class RequestMaker {
   // The next request. No two share a prompt but by chance.
   v1::GenerateRequest Next();
   // Seconds between two arrivals of an open loop.
-  double NextGapSeconds();
+  double NextGapSeconds() { return draw_.GapSeconds(); }
 
  private:
-  int32_t Draw(LengthRange range);
-
   const LoadOptions options_;
   const int32_t vocab_;
-  std::mt19937_64 lengths_;
+  LoadDraw draw_;
   std::mt19937_64 contents_;
-  std::mt19937_64 arrivals_;
   uint64_t next_seed_;
 };
 

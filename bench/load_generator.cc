@@ -10,14 +10,15 @@
 #include <utility>
 #include <vector>
 
+#include "bench/http_load.h"
+#include "bench/open_calls.h"
 #include "tuppence/v1/tuppence.grpc.pb.h"
 
 namespace tuppence {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double SecondsBetween(Clock::time_point from, Clock::time_point to) {
+double SecondsBetween(std::chrono::steady_clock::time_point from,
+                      std::chrono::steady_clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
 
@@ -28,48 +29,11 @@ double CpuSeconds() {
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
-// How many calls are open; the one thing that the starting thread waits for.
-class OpenCalls {
- public:
-  // Waits until fewer than `limit` are open, then counts one more.
-  void EnterBelow(int64_t limit) {
-    absl::MutexLock lock(&mutex_);
-    const auto below = [this, limit]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return open_ < limit; };
-    mutex_.Await(absl::Condition(&below));
-    Count();
-  }
-  bool TryEnterBelow(int64_t limit) {
-    absl::MutexLock lock(&mutex_);
-    if (open_ >= limit) return false;
-    Count();
-    return true;
-  }
-  void Leave() {
-    absl::MutexLock lock(&mutex_);
-    --open_;
-  }
-  void WaitForNone() {
-    absl::MutexLock lock(&mutex_);
-    const auto none = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return open_ == 0; };
-    mutex_.Await(absl::Condition(&none));
-  }
-  int64_t most() {
-    absl::MutexLock lock(&mutex_);
-    return most_;
-  }
-
- private:
-  void Count() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { most_ = std::max(most_, ++open_); }
-
-  absl::Mutex mutex_;
-  int64_t open_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t most_ ABSL_GUARDED_BY(mutex_) = 0;
-};
-
 // One answer as it comes. Deletes itself when the call has ended.
 class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
  public:
-  Call(v1::GenerateRequest request, Clock::time_point due, LoadResult* result, OpenCalls* open)
+  Call(v1::GenerateRequest request, std::chrono::steady_clock::time_point due, LoadResult* result,
+       OpenCalls* open)
       : request_(std::move(request)), due_(due), result_(result), open_(open) {}
 
   void Start(v1::Inference::Stub* stub, double timeout_seconds) {
@@ -85,9 +49,9 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
  private:
   void OnReadDone(bool ok) override {
     if (!ok) return;
-    const Clock::time_point now = Clock::now();
+    const std::chrono::steady_clock::time_point now = std::chrono::steady_clock::now();
     if (CarriesTokens()) {
-      if (first_ == Clock::time_point()) {
+      if (first_ == std::chrono::steady_clock::time_point()) {
         first_ = now;
         result_->time_to_first_token.Add(SecondsBetween(due_, now));
       } else {
@@ -106,7 +70,8 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
     } else {
       const int code = status.error_code();
       result_->errors[code >= 0 && code <= 16 ? code : 2].fetch_add(1);
-      if (WasRefused(status)) result_->refusal.Add(SecondsBetween(due_, Clock::now()));
+      if (WasRefused(status))
+        result_->refusal.Add(SecondsBetween(due_, std::chrono::steady_clock::now()));
       absl::MutexLock lock(&result_->mutex);
       if (result_->first_error.empty()) {
         const absl::Status described = FromGrpc(status);
@@ -121,7 +86,7 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
   }
 
   bool WasRefused(const grpc::Status& status) const {
-    return first_ == Clock::time_point() &&
+    return first_ == std::chrono::steady_clock::time_point() &&
            (status.error_code() == grpc::StatusCode::UNAVAILABLE ||
             status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED);
   }
@@ -134,9 +99,9 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
   }
 
   void Book() {
-    const Clock::time_point now = Clock::now();
+    const std::chrono::steady_clock::time_point now = std::chrono::steady_clock::now();
     result_->end_to_end.Add(SecondsBetween(due_, now));
-    if (usage_.completion_tokens() > 1 && first_ != Clock::time_point()) {
+    if (usage_.completion_tokens() > 1 && first_ != std::chrono::steady_clock::time_point()) {
       result_->per_output_token.Add(SecondsBetween(first_, last_) /
                                     (usage_.completion_tokens() - 1));
     }
@@ -154,9 +119,9 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
   grpc::ClientContext context_;
   const v1::GenerateRequest request_;
   v1::GenerateResponse message_;
-  const Clock::time_point due_;
-  Clock::time_point first_;
-  Clock::time_point last_;
+  const std::chrono::steady_clock::time_point due_;
+  std::chrono::steady_clock::time_point first_;
+  std::chrono::steady_clock::time_point last_;
   v1::Usage usage_;
   v1::Cost cost_;
   LoadResult* const result_;
@@ -168,6 +133,12 @@ class Starter {
  public:
   static absl::StatusOr<Starter> Make(const LoadOptions& options) {
     Starter starter;
+    if (!options.http.empty()) {
+      absl::StatusOr<std::unique_ptr<HttpLoad>> http = HttpLoad::Make(options.http);
+      if (!http.ok()) return http.status();
+      starter.http_ = *std::move(http);
+      return starter;
+    }
     starter.timeout_seconds_ = options.client.timeout_seconds;
     for (int lane = 0; lane < options.channels; ++lane) {
       absl::StatusOr<std::shared_ptr<grpc::Channel>> channel = MakeChannel(options.client, lane);
@@ -177,14 +148,16 @@ class Starter {
     return starter;
   }
 
-  void Start(v1::GenerateRequest request, Clock::time_point due, LoadResult* result,
-             OpenCalls* open) {
+  void Start(v1::GenerateRequest request, std::chrono::steady_clock::time_point due,
+             LoadResult* result, OpenCalls* open) {
+    if (http_ != nullptr) return http_->Start(request, due, result, open);
     Call* call = new Call(std::move(request), due, result, open);  // deletes itself
     call->Start(stubs_[next_++ % stubs_.size()].get(), timeout_seconds_);
   }
 
  private:
   std::vector<std::unique_ptr<v1::Inference::Stub>> stubs_;
+  std::unique_ptr<HttpLoad> http_;  // null: over gRPC
   size_t next_ = 0;
   double timeout_seconds_ = 0;
 };
@@ -195,7 +168,7 @@ void RunClosedLoop(const LoadOptions& options, int64_t requests, RequestMaker* m
   for (int64_t i = 0; i < requests; ++i) {
     v1::GenerateRequest request = maker->Next();
     open.EnterBelow(options.concurrency);
-    starter->Start(std::move(request), Clock::now(), result, &open);
+    starter->Start(std::move(request), std::chrono::steady_clock::now(), result, &open);
   }
   open.WaitForNone();
   result->streams_most = open.most();
@@ -204,10 +177,10 @@ void RunClosedLoop(const LoadOptions& options, int64_t requests, RequestMaker* m
 void RunOpenLoop(const LoadOptions& options, RequestMaker* maker, Starter* starter,
                  LoadResult* result) {
   OpenCalls open;
-  const Clock::time_point start = Clock::now();
+  const std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
   double due_seconds = maker->NextGapSeconds();
   while (due_seconds < options.seconds) {
-    const Clock::time_point due =
+    const std::chrono::steady_clock::time_point due =
         start + std::chrono::nanoseconds(static_cast<int64_t>(due_seconds * 1e9));
     v1::GenerateRequest request = maker->Next();
     std::this_thread::sleep_until(due);
@@ -238,14 +211,14 @@ absl::Status RunLoad(const LoadOptions& options, int32_t vocab, LoadResult* resu
     auto ignored = std::make_unique<LoadResult>();
     RunClosedLoop(options, options.warmup, &maker, &*starter, ignored.get());
   }
-  const Clock::time_point start = Clock::now();
+  const std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
   const double cpu_start = CpuSeconds();
   if (options.rate > 0) {
     RunOpenLoop(options, &maker, &*starter, result);
   } else {
     RunClosedLoop(options, options.requests, &maker, &*starter, result);
   }
-  result->wall_seconds = SecondsBetween(start, Clock::now());
+  result->wall_seconds = SecondsBetween(start, std::chrono::steady_clock::now());
   result->client_cpu_seconds = CpuSeconds() - cpu_start;
   return absl::OkStatus();
 }

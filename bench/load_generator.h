@@ -10,8 +10,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
-#include "bench/histogram.h"
 #include "bench/load.h"
+#include "scheduler/simulation/histogram.h"
 
 namespace tuppence {
 

@@ -37,6 +37,10 @@ void AddLengthFlag(CLI::App& app, const std::string& name, LengthRange* range,
 
 void AddFlags(CLI::App& app, LoadOptions* options, std::string* json_path) {
   AddClientFlags(app, &options->client);
+  app.add_option(
+      "--http", options->http,
+      "Send the load to the OpenAI-compatible door at this IP:PORT, streamed, in place of "
+      "gRPC");
   app.add_option("--channels", options->channels, "Connections that the calls share")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();

@@ -22,7 +22,7 @@ struct Refused {
 
 class KeyWatch {
  public:
-  explicit KeyWatch(int depth_max) : depth_max_(depth_max) {}
+  KeyWatch(int depth_max, int64_t keys_max) : depth_max_(depth_max), keys_max_(keys_max) {}
 
   bool operator()(int depth, json::parse_event_t event, json& parsed) {
     switch (event) {
@@ -37,6 +37,9 @@ class KeyWatch {
         keys_.pop_back();
         break;
       case json::parse_event_t::key:
+        if (++keys_seen_ > keys_max_) {
+          throw Refused{absl::StrCat("JSON has more than ", keys_max_, " keys")};
+        }
         if (!keys_.back().insert(parsed.get<std::string>()).second) {
           throw Refused{absl::StrCat("JSON key ", ShowJson(parsed), " stands twice in one object")};
         }
@@ -48,14 +51,16 @@ class KeyWatch {
   }
 
  private:
-  int depth_max_;
+  const int depth_max_;
+  const int64_t keys_max_;
+  int64_t keys_seen_ = 0;
   std::vector<std::unordered_set<std::string>> keys_;  // of the objects that are open
 };
 
 }  // namespace
 
-absl::StatusOr<json> ParseStrictJson(std::string_view text, int depth_max) {
-  KeyWatch watch(depth_max);
+absl::StatusOr<json> ParseStrictJson(std::string_view text, int depth_max, int64_t keys_max) {
+  KeyWatch watch(depth_max, keys_max);
   const json::parser_callback_t callback = [&watch](int depth, json::parse_event_t event,
                                                     json& parsed) {
     return watch(depth, event, parsed);

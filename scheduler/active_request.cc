@@ -82,6 +82,18 @@ bool ActiveRequest::IsStopId(int32_t token_id) const {
   return std::find(ids.begin(), ids.end(), token_id) != ids.end();
 }
 
+StepWork ActiveRequest::NextWork() const {
+  StepWork work;
+  for (const Sequence& sequence : sequences) {
+    if (sequence.finished || sequence.follows) continue;
+    const int32_t first = std::max(sequence.computed, sequence.recompute_end);
+    if (first >= sequence.length()) continue;
+    const Phase phase = first < sequence.prefill_end ? Phase::kPrefill : Phase::kDecode;
+    work.Add(WorkOf(first, sequence.length(), phase));
+  }
+  return work;
+}
+
 void ActiveRequest::CountBlocks(int64_t now_ns, int32_t block_tokens) {
   kv_block_ns += kv_blocks * (now_ns - kv_since_ns);
   kv_since_ns = now_ns;

@@ -54,6 +54,9 @@ struct ActiveRequest : SequenceGroup {
   bool wants_logprobs() const {
     return request.sampling.logprobs || request.sampling.top_logprobs > 0;
   }
+  // What it does next at its own cost: a position for each choice that decodes, all that is left of
+  // the prompt for one that reads.
+  StepWork NextWork() const;
   // Notes how many blocks it holds from now on, and for how long it held what it had.
   void CountBlocks(int64_t now_ns, int32_t block_tokens);
   // Counts and times up to now.

@@ -2,17 +2,33 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "model/check.h"
 
 namespace tuppence {
 namespace {
 
-// Shares are summed as integers, of which the largest share has so many: a sum of doubles would
-// depend on their order, and coarser ones would leave every charge too high by a little, which
-// the carries would gather.
-constexpr double kUnitsOfLargest = double{int64_t{1} << 40};
-constexpr double kShareMinNs = 1e-9;  // below it the model says nothing
+// The sum of all shares. A sum of doubles would depend on their order, so integers are added, and
+// their unit follows the largest share: in a fixed one the many small shares of a fast model were
+// cut to nothing, and charges came to many times the step.
+double SumOf(std::span<const StepShare> shares) {
+  constexpr int kLargestBits = 46;  // leaves room for 2^17 shares
+  constexpr double kNothingNs = 1e-100;
+  double largest_ns = 0;
+  for (const StepShare& share : shares) {
+    largest_ns = std::max(largest_ns, share.shared_ns + share.own_ns);
+  }
+  if (largest_ns < kNothingNs) return 0;
+  int exponent = 0;
+  std::frexp(largest_ns, &exponent);
+  const double units = std::ldexp(1.0, kLargestBits - exponent);
+  int64_t sum = 0;
+  for (const StepShare& share : shares) {
+    sum += static_cast<int64_t>((share.shared_ns + share.own_ns) * units);
+  }
+  return static_cast<double>(sum) / units;
+}
 
 int64_t QuarterOf(int64_t utc_ns) {
   const int64_t quarter = utc_ns / kQuarterHourNs;
@@ -108,21 +124,11 @@ StepCharge CostLedger::ChargeStep(std::span<const StepPlayer> players, int64_t n
 
 void CostLedger::Apportion(int64_t total_ns, std::span<const StepPlayer> players) {
   const size_t count = players.size();
-  double largest_ns = 0;
-  for (const StepShare& share : shares_) {
-    largest_ns = std::max(largest_ns, share.shared_ns + share.own_ns);
-  }
-  const double units_per_ns = largest_ns > kShareMinNs ? kUnitsOfLargest / largest_ns : 0;
-  int64_t share_units = 0;
-  for (const StepShare& share : shares_) {
-    share_units += static_cast<int64_t>((share.shared_ns + share.own_ns) * units_per_ns);
-  }
+  const double total = static_cast<double>(total_ns);
+  const double shares = SumOf(shares_);
   // A model of all zeros divides equally.
-  const double scale = share_units > 0 ? static_cast<double>(total_ns) * units_per_ns /
-                                             static_cast<double>(share_units)
-                                       : 0;
-  const double equal_ns =
-      share_units > 0 ? 0 : static_cast<double>(total_ns) / static_cast<double>(count);
+  const double scale = shares > 0 ? total / shares : 0;
+  const double equal_ns = shares > 0 ? 0 : total / static_cast<double>(count);
   due_ns_.resize(count);
   charge_ns_.resize(count);
   int64_t left_ns = total_ns;

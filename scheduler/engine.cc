@@ -221,6 +221,7 @@ bool Engine::Step() {
   }
   Charge(plan, now_ns);
   Deliver(now_ns);
+  KeepCostLimits();
   CloseStep(now_ns);
   return true;
 }
@@ -242,6 +243,11 @@ void Engine::AcceptArrivals(bool all) {
     ActiveRequest* newcomer = active.get();
     active_.emplace(arrival, std::move(active));
     RefuseIfLate(newcomer);
+    if (newcomer->ended || !newcomer->request.max_cost_nanousd.has_value()) continue;
+    EndIfTooDear(
+        newcomer,
+        WorkOf(scheduler_.CachedTokens(*newcomer), newcomer->prompt_tokens(), Phase::kPrefill),
+        scheduler_.running() + 1);
   }
   arrived_.clear();
 }

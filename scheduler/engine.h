@@ -65,7 +65,8 @@ struct EngineOptions {
   int64_t retry_after_ms = 1000;
   int64_t process_start_ns = -1;  // where the books begin; -1: at construction
   RateCard rate_card;
-  StepCostCoefficients cost;  // the prior; WarmUp and the steps themselves refine it
+  StepCostCoefficients cost;  // the prior; WarmUp and the steps themselves refine it ...
+  bool refine_cost = true;    // ... unless it is the truth, where the device is a model of one
   int64_t warm_up_ns = 4'000'000'000;
   int64_t period_ns = 60'000'000'000;
   // Where each step's record goes. Null: there are no books; the engine ends streams itself.
@@ -138,10 +139,11 @@ class Engine {
 
   // Takes the request on; its stream then carries everything, RequestEnd last and exactly once.
   // Refuses at once, and leaves the stream untouched, when the request can never be served
-  // (INVALID_ARGUMENT with the numbers), its deadline has passed (DEADLINE_EXCEEDED), the inbox is
-  // full, the server drains or the engine has failed (UNAVAILABLE with a Refusal). One that could
-  // not start before its deadline, by the queue as it is, ends within a step: UNAVAILABLE with a
-  // retry time, kDeadline.
+  // (INVALID_ARGUMENT with the numbers), it has a limit of cost and no rate is known
+  // (FAILED_PRECONDITION), its deadline has passed (DEADLINE_EXCEEDED), the inbox is full, the
+  // server drains or the engine has failed (UNAVAILABLE with a Refusal). One that could not start
+  // before its deadline, by the queue as it is, ends within a step: UNAVAILABLE with a retry time,
+  // kDeadline. One whose prompt alone would cost more than its limit does too: OK, kCostLimit.
   absl::Status Submit(Request request);
 
   // Stops taking new work. What is in flight may finish until deadline_ns (monotonic); the rest
@@ -160,6 +162,9 @@ class Engine {
   void Stop();
 
   EngineSnapshot Snapshot() const;
+  // What such a request would take if it were served alone, by the step-cost model as fitted by
+  // now. Any thread.
+  int64_t AloneNs(int64_t prompt_tokens, const SamplingParams& sampling) const;
 
   // One step, for tests and benchmarks that did not call Start. True when it did device work.
   bool Step();
@@ -172,6 +177,8 @@ class Engine {
   const CostLedger& ledger() const { return ledger_; }
 
  private:
+  friend class DecodeLeap;  // scheduler/simulation: many steps at once
+
   // Step's parts, in order.
   void AcceptArrivals(bool all);
   void EndWhoMust();
@@ -181,6 +188,7 @@ class Engine {
   void StartPlanned(const StepPlan& plan);
   void Charge(const StepPlan& plan, int64_t now_ns);
   void Deliver(int64_t now_ns);
+  void KeepCostLimits();
   void CountStep(const StepPlan& plan, const StepCharge& charge);
   void CountToken(ActiveRequest* request, int32_t choice, int64_t now_ns);
   void Fail(const absl::Status& status, int64_t now_ns);
@@ -201,6 +209,7 @@ class Engine {
 
   absl::Status CheckServable(const Request& request) const;
   void RefuseIfLate(ActiveRequest* request);
+  void EndIfTooDear(ActiveRequest* request, const StepWork& next, int64_t players);
   void AddWork(const PlanEntry& entry);
   void DeliverToken(ActiveRequest* request, int32_t choice, const SampledToken& sampled,
                     int64_t now_ns);

@@ -34,6 +34,7 @@ void Engine::Record(const ActiveRequest& request, RequestEnd end, FinishReason r
   row.id = request.request.id;
   row.caller_id = request.request.caller_id;
   row.tenant = request.request.tenant;
+  row.priority_class = request.priority_class;
   row.ended_ns = request.request.received_ns + end.usage.total_ns;
   const int64_t utc_offset_ns = clock_->UtcNs() - clock_->NowNs();
   row.received_utc_ns = request.request.received_ns + utc_offset_ns;

@@ -1,5 +1,6 @@
 // The engine's dealings with single requests: may it come in, what does a drawn token mean for it,
 // what did the step cost it, how does it end.
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -73,11 +74,24 @@ absl::Status Engine::CheckServable(const Request& request) const {
     return absl::InvalidArgumentError(
         "stop strings need a tokenizer and this checkpoint's is not supported; use stop token ids");
   }
+  if (request.max_cost_nanousd.has_value() && !rate_card().known()) {
+    return StatusWith(absl::StatusCode::kFailedPrecondition, reason::kNoRateCard,
+                      absl::StrCat("max_cost_nanousd is ", *request.max_cost_nanousd,
+                                   ", and this server has no rate card, so that nobody knows what "
+                                   "an answer costs; leave the limit out, or have the server "
+                                   "started with --price-per-hour, --machine or --rate-cards"));
+  }
   if (request.deadline_ns <= clock_->NowNs()) {
     return StatusWith(absl::StatusCode::kDeadlineExceeded, reason::kDeadline,
                       "the deadline passed before the request reached the engine; allow more time");
   }
   return absl::OkStatus();
+}
+
+int64_t Engine::AloneNs(int64_t prompt_tokens, const SamplingParams& sampling) const {
+  return std::llround(
+      std::ceil(tuppence::AloneNs(Snapshot().cost, prompt_tokens, sampling.max_tokens,
+                                  sampling.choices, options_.step_tokens_max)));
 }
 
 // Its first token would come after its deadline: it hears so now. Where there is nothing ahead it
@@ -162,7 +176,7 @@ void Engine::CountStep(const StepPlan& plan, const StepCharge& charge) {
   }
   const double step_ns = static_cast<double>(charge.step_ns);
   errors_.Add(step_ns, charge.modelled_ns);
-  fit_.Add(charge.work, step_ns);
+  if (options_.refine_cost) fit_.Add(charge.work, step_ns);
   if (records_ != nullptr) SummariseStep(plan, charge);
 }
 
@@ -231,6 +245,27 @@ void Engine::CountToken(ActiveRequest* request, int32_t choice, int64_t now_ns) 
   } else if (before_ns >= 0) {
     record()->inter_token_ns.push_back(now_ns - before_ns);
   }
+}
+
+// Who could not pay for what it would do next ends with what it has.
+void Engine::KeepCostLimits() {
+  for (ActiveRequest* request : participants_) {
+    if (request->ended || !request->request.max_cost_nanousd.has_value()) continue;
+    EndIfTooDear(request, request->NextWork(), static_cast<int64_t>(players_.size()));
+  }
+}
+
+// `next` is its next step, or what is left of its prompt: half a prompt is worth nothing to anyone.
+// `players`: who shares the weights with it.
+void Engine::EndIfTooDear(ActiveRequest* request, const StepWork& next, int64_t players) {
+  const Cost cost = ledger_.CostOf(request->charges);
+  const int64_t next_ns = std::llround(std::ceil(ledger_.model().ShareBoundNs(next, players)));
+  // Rounded up; and while no rate is known the limit cannot be kept.
+  if (cost.has_rate && cost.cost_nanousd + NanoUsd(ledger_.rate_card(), next_ns) + 1 <=
+                           *request->request.max_cost_nanousd) {
+    return;
+  }
+  EndRequest(request, FinishReason::kCostLimit, absl::OkStatus(), /*tainted=*/false);
 }
 
 bool Engine::EndIfItMust(ActiveRequest* request, int64_t now_ns) {

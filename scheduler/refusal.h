@@ -18,11 +18,14 @@ namespace tuppence {
 namespace reason {
 inline constexpr char kQueueFull[] = "QUEUE_FULL";                // our limit: UNAVAILABLE
 inline constexpr char kTenantQueueFull[] = "TENANT_QUEUE_FULL";   // theirs: RESOURCE_EXHAUSTED
+inline constexpr char kBudgetSpent[] = "BUDGET_SPENT";            // RESOURCE_EXHAUSTED
+inline constexpr char kBudgetHeld[] = "BUDGET_HELD";              // RESOURCE_EXHAUSTED
 inline constexpr char kDraining[] = "DRAINING";                   // UNAVAILABLE
 inline constexpr char kEngineFailed[] = "ENGINE_FAILED";          // UNAVAILABLE
 inline constexpr char kContextExceeded[] = "CONTEXT_EXCEEDED";    // INVALID_ARGUMENT
 inline constexpr char kTooLargeForPool[] = "TOO_LARGE_FOR_POOL";  // INVALID_ARGUMENT
 inline constexpr char kTooManyChoices[] = "TOO_MANY_CHOICES";     // INVALID_ARGUMENT
+inline constexpr char kNoRateCard[] = "NO_RATE_CARD";             // FAILED_PRECONDITION
 inline constexpr char kDeadline[] = "DEADLINE";                   // DEADLINE_EXCEEDED
 inline constexpr char kDeadlineUnreachable[] = "DEADLINE_UNREACHABLE";  // UNAVAILABLE
 inline constexpr char kCancelled[] = "CANCELLED_BY_CALLER";             // CANCELLED

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,7 +37,8 @@ struct Request {
   bool drop_leading_space =
       true;                 // a chat answer's first piece loses its space; a continuation's not
   int64_t received_ns = 0;  // monotonic
-  int64_t deadline_ns = kNever;  // monotonic
+  int64_t deadline_ns = kNever;             // monotonic
+  std::optional<int64_t> max_cost_nanousd;  // it ends before a step that would cost more than this
   std::shared_ptr<TokenStream> stream;
   std::shared_ptr<AdmissionHold>
       hold;  // the slot and prompt tokens reserved; given back at the end
@@ -50,6 +52,7 @@ enum class FinishReason : uint8_t {
   kDeadline,   // time was up
   kError,      // our fault: see the status
   kDrained,    // the server stopped before the answer was complete
+  kCostLimit,  // more would have cost more than the caller's limit
 };
 
 // Counts and times of one request, its choices together.
@@ -87,7 +90,7 @@ struct Cost {
 
 // The end of a request: the last thing a stream carries.
 struct RequestEnd {
-  absl::Status status;                       // OK for stop and length
+  absl::Status status;                       // OK for stop, length and cost limit
   std::vector<FinishReason> finish_reasons;  // one for each choice
   Usage usage;
   Cost cost;

@@ -61,6 +61,12 @@ class Scheduler {
   // The factors that such a prompt is computed with. Any thread.
   RopeRegime RegimeOf(int64_t prompt_tokens, int64_t max_tokens) const;
 
+  // Positions of a waiting request's prompt that the prefix cache has right now.
+  int32_t CachedTokens(const SequenceGroup& group) {
+    FindHits(group);
+    return static_cast<int32_t>(hits_.size()) * options_.block_tokens;
+  }
+
   // Puts a request into the queue and sets its sequences up. The group outlives its time here.
   // Requires: arrivals rise; BlocksMax and `choices` fit.
   void Add(SequenceGroup* group, int32_t choices, int64_t now_ns);

@@ -7,6 +7,7 @@ namespace tuppence {
 
 void Scheduler::PlanAhead() {
   plan_ = plan_ == &plans_[0] ? &plans_[1] : &plans_[0];
+  planned_ahead_ = false;
   if (SomebodyMayStart()) return;
   plan_->Clear();
   budget_.Start();

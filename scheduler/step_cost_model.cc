@@ -57,6 +57,33 @@ StepWork WorkOf(int64_t first, int64_t end, Phase phase) {
           .kv_read_tokens = phase == Phase::kPrefill ? end : query_keys};
 }
 
+double AloneNs(const StepCostCoefficients& coefficients, int64_t prompt_tokens, int64_t max_tokens,
+               int64_t choices, int64_t chunk_tokens) {
+  const StepCostModel model(coefficients, 0);
+  double ns = 0;
+  for (int64_t first = 0; first < prompt_tokens; first += chunk_tokens) {
+    const int64_t end = std::min(prompt_tokens, first + chunk_tokens);
+    ns += model.StepNs(WorkOf(first, end, Phase::kPrefill));
+  }
+  // Attention grows evenly from step to step: all of them cost as much as if each were the mean.
+  const int64_t steps = max_tokens - 1;
+  const StepWork decodes = WorkOf(prompt_tokens, prompt_tokens + max_tokens - 1, Phase::kDecode);
+  const StepWork no_attention = {.tokens = choices};
+  return ns + static_cast<double>(steps) * model.StepNs(no_attention) +
+         static_cast<double>(choices) *
+             (model.OwnNs(decodes) - model.OwnNs({.tokens = decodes.tokens}));
+}
+
+StepWork WorkOf(const Batch& batch) {
+  StepWork work;
+  for (int32_t entry = 0; entry < batch.entries(); ++entry) {
+    const int64_t first = batch.positions[batch.entry_starts[entry]];
+    const int64_t tokens = batch.entry_starts[entry + 1] - batch.entry_starts[entry];
+    work.Add(WorkOf(first, first + tokens, batch.entry_phases[entry]));
+  }
+  return work;
+}
+
 StepCostModel::StepCostModel(const StepCostCoefficients& coefficients, int32_t players_max)
     : coefficients_(coefficients) {
   differences_.reserve(players_max);

@@ -49,6 +49,14 @@ struct StepWork {
 // The work of positions [first, end) of one sequence. A chunk's queries read the keys together;
 // decoded positions each read their own.
 StepWork WorkOf(int64_t first, int64_t end, Phase phase);
+// The work of a whole step, all its entries together.
+StepWork WorkOf(const Batch& batch);
+
+// The modelled time of a request served alone: its prompt in chunks of chunk_tokens, then a step
+// for each further token, its choices side by side. In company it is charged less. Requires: all at
+// least 1.
+double AloneNs(const StepCostCoefficients& coefficients, int64_t prompt_tokens, int64_t max_tokens,
+               int64_t choices, int64_t chunk_tokens);
 
 // One player's modelled share: shared is its part of h + W, own the rest.
 struct StepShare {
@@ -70,6 +78,11 @@ class StepCostModel {
   double StepNs(const StepWork& all) const {
     return coefficients_.launch_ns + std::max(MatmulNs(all), coefficients_.weights_ns) +
            AttentionNs(all);
+  }
+  // What one of `players` who does this work pays at most: its arithmetic hides behind no weight.
+  double ShareBoundNs(const StepWork& work, int64_t players) const {
+    return (coefficients_.launch_ns + coefficients_.weights_ns) / static_cast<double>(players) +
+           OwnNs(work);
   }
   bool ArithmeticBound(const StepWork& all) const {
     return MatmulNs(all) > coefficients_.weights_ns;

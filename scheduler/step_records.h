@@ -26,6 +26,7 @@ struct RequestRow {
   std::string id;
   std::string caller_id;  // the caller's x-request-id, "" without
   std::string tenant;
+  PriorityClass priority_class = PriorityClass::kStandard;
   int64_t received_utc_ns = 0;
   int64_t ended_utc_ns = 0;
   int64_t ended_ns = 0;  // monotonic

@@ -1,16 +1,13 @@
 // Reading a bill and printing the comparison: the paper side of bill.h.
 #include <fstream>
 #include <iterator>
-#include <map>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "nlohmann/json.hpp"
 #include "service/bill.h"
+#include "service/csv_table.h"
 #include "service/invoice_format.h"
 #include "service/money.h"
 #include "service/text_table.h"
@@ -21,55 +18,31 @@ namespace {
 constexpr int kNanoDecimals = 9;
 constexpr int kMicroDecimals = 6;
 
-// The cells of one CSV line; quoted ones may hold commas and doubled quotes, no line ends.
-std::vector<std::string> Cells(const std::string& line) {
-  std::vector<std::string> cells(1);
-  bool quoted = false;
-  for (size_t i = 0; i < line.size(); ++i) {
-    if (line[i] == '"') {
-      if (quoted && i + 1 < line.size() && line[i + 1] == '"') {
-        cells.back() += line[++i];
-      } else {
-        quoted = !quoted;
-      }
-    } else if (line[i] == ',' && !quoted) {
-      cells.emplace_back();
-    } else {
-      cells.back() += line[i];
-    }
-  }
-  for (std::string& cell : cells) cell = std::string(absl::StripAsciiWhitespace(cell));
-  return cells;
-}
-
-absl::Status Wrong(int64_t line, const std::string& what) {
-  return absl::InvalidArgumentError(absl::StrCat("line ", line, ": ", what));
-}
-
-absl::StatusOr<BillLine> ReadLine(const std::map<std::string, std::string>& cells, int64_t line) {
+absl::StatusOr<BillLine> ReadLine(const CsvTable& table) {
+  const int64_t line = table.line();
   BillLine bill;
-  bill.instance = cells.at("instance");
-  if (bill.instance.empty()) return Wrong(line, "names no instance");
+  bill.instance = table.Cell("instance");
+  if (bill.instance.empty()) return WrongLine(line, "names no instance");
   for (const auto& [name, time] :
        {std::pair{"start", &bill.start_utc_ns}, std::pair{"end", &bill.end_utc_ns}}) {
     absl::Time parsed;
     std::string error;
-    if (!absl::ParseTime(absl::RFC3339_full, cells.at(name), &parsed, &error)) {
-      return Wrong(line, absl::StrCat(name, " is \"", cells.at(name),
-                                      "\"; it needs date, time and offset, as "
-                                      "2026-11-01T00:00:00Z"));
+    if (!absl::ParseTime(absl::RFC3339_full, table.Cell(name), &parsed, &error)) {
+      return WrongLine(line, absl::StrCat(name, " is \"", table.Cell(name),
+                                          "\"; it needs date, time and offset, as "
+                                          "2026-11-01T00:00:00Z"));
     }
     *time = absl::ToUnixNanos(parsed);
   }
-  if (bill.end_utc_ns < bill.start_utc_ns) return Wrong(line, "end is before start");
-  const absl::StatusOr<int64_t> amount = ParseDecimal(cells.at("amount"), kNanoDecimals);
-  if (!amount.ok()) return Wrong(line, absl::StrCat("amount: ", amount.status().message()));
+  if (bill.end_utc_ns < bill.start_utc_ns) return WrongLine(line, "end is before start");
+  const absl::StatusOr<int64_t> amount = ParseDecimal(table.Cell("amount"), kNanoDecimals);
+  if (!amount.ok()) return WrongLine(line, absl::StrCat("amount: ", amount.status().message()));
   bill.amount_nanousd = *amount;
-  const auto price = cells.find("usd_per_hour");
-  if (price != cells.end() && !price->second.empty()) {
-    const absl::StatusOr<int64_t> micro = ParseDecimal(price->second, kMicroDecimals);
-    if (!micro.ok()) return Wrong(line, absl::StrCat("usd_per_hour: ", micro.status().message()));
-    if (*micro < 0) return Wrong(line, "usd_per_hour is negative");
+  if (const std::string& price = table.Cell("usd_per_hour"); !price.empty()) {
+    const absl::StatusOr<int64_t> micro = ParseDecimal(price, kMicroDecimals);
+    if (!micro.ok())
+      return WrongLine(line, absl::StrCat("usd_per_hour: ", micro.status().message()));
+    if (*micro < 0) return WrongLine(line, "usd_per_hour is negative");
     bill.micro_usd_per_hour = *micro;
   }
   return bill;
@@ -112,35 +85,15 @@ nlohmann::ordered_json MachineJson(const BillMachine& machine) {
 }  // namespace
 
 absl::StatusOr<std::vector<BillLine>> ParseBill(const std::string& csv) {
-  absl::string_view left = csv;
+  CsvTable table(csv);
+  absl::Status status = table.ReadHeading({"instance", "start", "end", "amount"});
+  if (!status.ok()) return status;
   std::vector<BillLine> bill;
-  std::vector<std::string> heading;
-  int64_t number = 0;
-  while (!left.empty()) {
-    const size_t end = std::min(left.find('\n'), left.size());
-    const std::string line(absl::StripAsciiWhitespace(left.substr(0, end)));
-    left.remove_prefix(std::min(end + 1, left.size()));
-    ++number;
-    if (line.empty()) continue;
-    const std::vector<std::string> cells = Cells(line);
-    if (heading.empty()) {
-      heading = cells;
-      for (std::string& name : heading) name = absl::AsciiStrToLower(name);
-      for (const char* name : {"instance", "start", "end", "amount"}) {
-        if (std::find(heading.begin(), heading.end(), name) != heading.end()) continue;
-        return Wrong(number, absl::StrCat("the heading has no column \"", name,
-                                          "\"; it needs instance, start, end and amount, and has ",
-                                          absl::StrJoin(heading, ", ")));
-      }
-      continue;
-    }
-    if (cells.size() != heading.size()) {
-      return Wrong(number,
-                   absl::StrCat("has ", cells.size(), " cells, the heading has ", heading.size()));
-    }
-    std::map<std::string, std::string> named;
-    for (size_t i = 0; i < cells.size(); ++i) named[heading[i]] = cells[i];
-    absl::StatusOr<BillLine> read = ReadLine(named, number);
+  while (true) {
+    const absl::StatusOr<bool> more = table.Next();
+    if (!more.ok()) return more.status();
+    if (!*more) break;
+    absl::StatusOr<BillLine> read = ReadLine(table);
     if (!read.ok()) return read.status();
     bill.push_back(*std::move(read));
   }

@@ -78,6 +78,8 @@ void Bookkeeper::Gather() {
     Take(record);
     records_->Release();
   }
+  // Behind the rows: whoever has one among them made its hold before.
+  if (options_.budgets != nullptr && store_ != nullptr) options_.budgets->TakeChanges(&holds_);
   Post();
 }
 
@@ -104,6 +106,7 @@ void Bookkeeper::Take(StepRecord* record) {
       continue;
     }
     unrecorded += ended.row.unrecorded;
+    PostToBudget(ended.row, /*stored=*/false);
     Tell(&ended);
   }
   for (Period& period : record->periods) booked_until_ns_ = period.end_ns;
@@ -115,7 +118,7 @@ void Bookkeeper::Take(StepRecord* record) {
 }
 
 void Bookkeeper::Commit(int64_t now_ns) {
-  const absl::Status status = store_->Write(waiting_, periods_);
+  const absl::Status status = store_->Write(waiting_, periods_, holds_);
   const int64_t done_ns = clock_->NowNs();
   if (!status.ok()) {
     NoteFailure(status, done_ns);
@@ -123,11 +126,17 @@ void Bookkeeper::Commit(int64_t now_ns) {
   }
   NoteCommit(done_ns - now_ns, done_ns);
   for (EndedRequest& ended : waiting_) {
+    PostToBudget(ended.row, /*stored=*/true);
     if (ended.stream != nullptr) Tell(&ended);
   }
   waiting_.clear();
   periods_.clear();
+  holds_ = {};
   Post();
+}
+
+void Bookkeeper::PostToBudget(const RequestRow& row, bool stored) {
+  if (options_.budgets != nullptr) options_.budgets->Post(row, stored);
 }
 
 void Bookkeeper::NoteCommit(int64_t commit_ns, int64_t now_ns) {

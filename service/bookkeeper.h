@@ -23,6 +23,7 @@
 #include "scheduler/clock.h"
 #include "scheduler/step_records.h"
 #include "scheduler/token_stream.h"
+#include "service/budgets.h"
 #include "service/record_observer.h"
 #include "service/store_state.h"
 
@@ -44,6 +45,7 @@ struct BookkeeperOptions {
   std::atomic<bool>* unrecorded = nullptr;
   // Of each ended request; on the books' thread. Empty: no reference price is configured.
   std::function<std::optional<ReferenceQuote>(const Usage&)> reference = nullptr;
+  Budgets* budgets = nullptr;  // null: none are kept. Outlives this
   int64_t retry_ns = 1'000'000'000;
   int64_t give_up_ns = 10'000'000'000;  // an end in good order waits so long for the store
 };
@@ -77,7 +79,8 @@ class Bookkeeper {
   void TellWhoMustNotWait(int64_t now_ns);
   void Tell(EndedRequest* ended);
   void Post() { notifier_->Post(&ready_); }
-  bool NothingWaits() const { return waiting_.empty() && periods_.empty(); }
+  void PostToBudget(const RequestRow& row, bool stored);
+  bool NothingWaits() const { return waiting_.empty() && periods_.empty() && holds_.empty(); }
   bool unrecordable() const { return unrecordable_.load(std::memory_order_acquire); }
 
   const BookkeeperOptions options_;
@@ -90,6 +93,7 @@ class Bookkeeper {
   // The books' thread's.
   std::vector<EndedRequest> waiting_;  // rows not durable yet; without a stream: told all the same
   std::vector<Period> periods_;
+  HoldChanges holds_;             // not in the store yet
   int64_t booked_until_ns_ = -1;  // the last period's end; -1: there was none
   int64_t unrecordable_since_ns_ = 0;
   int64_t next_try_ns_ = 0;

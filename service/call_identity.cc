@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "service/api_keys.h"
 #include "service/rpc_status.h"
+#include "service/service_parts.h"
 
 namespace tuppence {
 namespace {
@@ -45,9 +47,10 @@ std::string MakeRequestId() {
 }
 
 bool IsTraceparent(std::string_view value) {
+  constexpr size_t kBytesMax = 256;
   constexpr std::string_view kShape = "00-00000000000000000000000000000000-0000000000000000-00";
   constexpr std::string_view kHex = "0123456789abcdef";
-  if (value.size() < kShape.size()) return false;
+  if (value.size() < kShape.size() || value.size() > kBytesMax) return false;
   for (size_t i = 0; i < kShape.size(); ++i) {
     const bool fits = kShape[i] == '-' ? value[i] == '-' : kHex.find(value[i]) != kHex.npos;
     if (!fits) return false;
@@ -61,9 +64,20 @@ bool IsTraceparent(std::string_view value) {
          value.substr(36, 16).find_first_not_of('0') != value.npos;
 }
 
-absl::Status ReadIdentity(const MetadataValue& caller_request_id, const std::string& tenant_header,
-                          const MetadataValue& tenant, CallIdentity* identity) {
+absl::Status ReadIdentity(const IdentityFields& fields, const ServiceParts& parts,
+                          CallIdentity* identity) {
   if (identity->request_id.empty()) identity->request_id = MakeRequestId();
+  const MetadataValue& caller_request_id = fields.caller_request_id;
+  const MetadataValue& tenant = fields.tenant;
+  const std::string& tenant_header = parts.limits.tenant_header;
+  if (fields.traceparent.count == 1 && IsTraceparent(fields.traceparent.value)) {
+    identity->traceparent = fields.traceparent.value;
+  }
+  if (parts.keys != nullptr) {
+    absl::StatusOr<std::string> known = parts.keys->TenantOf(fields.authorization);
+    if (!known.ok()) return known.status();
+    identity->tenant = *std::move(known);
+  }
   std::vector<FieldViolation> violations;
   if (caller_request_id.count > 0) {
     if (const std::string fault = Fault(caller_request_id); !fault.empty()) {
@@ -72,7 +86,7 @@ absl::Status ReadIdentity(const MetadataValue& caller_request_id, const std::str
       identity->caller_request_id = caller_request_id.value;
     }
   }
-  if (!tenant_header.empty() && tenant.count > 0) {
+  if (parts.keys == nullptr && !tenant_header.empty() && tenant.count > 0) {
     if (const std::string fault = Fault(tenant); !fault.empty()) {
       violations.push_back({tenant_header, fault});
     } else {

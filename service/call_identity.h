@@ -9,8 +9,11 @@
 
 namespace tuppence {
 
+struct ServiceParts;
+
 inline constexpr char kRequestIdKey[] = "tuppence-request-id";
 inline constexpr char kCallerRequestIdKey[] = "x-request-id";
+inline constexpr char kAuthorizationKey[] = "authorization";
 inline constexpr char kTraceparentKey[] = "traceparent";
 inline constexpr char kUnknownTenant[] = "unknown";
 
@@ -30,10 +33,19 @@ struct MetadataValue {
 // A new id of 32 hexadecimal digits: 16 drawn once for the process, 16 counted.
 std::string MakeRequestId();
 
-// Fills *identity from the caller's `x-request-id` and, where one is configured, the tenant header.
-// INVALID_ARGUMENT where either came twice or is not 1 to 128 printable ASCII characters.
-absl::Status ReadIdentity(const MetadataValue& caller_request_id, const std::string& tenant_header,
-                          const MetadataValue& tenant, CallIdentity* identity);
+// What of a call's metadata, or HTTP header, says who calls.
+struct IdentityFields {
+  MetadataValue authorization;
+  MetadataValue tenant;  // of the tenant header
+  MetadataValue caller_request_id;
+  MetadataValue traceparent;
+};
+
+// Fills *identity. The tenant is whose key the caller shows, where keys are needed; otherwise what
+// the tenant header says, where one is configured. UNAUTHENTICATED: no valid key. INVALID_ARGUMENT
+// where an id or tenant came twice or is not 1 to 128 printable ASCII characters.
+absl::Status ReadIdentity(const IdentityFields& fields, const ServiceParts& parts,
+                          CallIdentity* identity);
 
 // Whether it is a traceparent as W3C Trace Context defines it: version 00 exactly, later ones by
 // what they share with it. One that is not is left out, as the standard asks, and no error.

@@ -81,6 +81,7 @@ std::string StatisticsLine(const Answer& answer) {
   }
   absl::StrAppend(&line, ", request ", answer.request_id);
   if (answer.finish_reason == v1::FINISH_REASON_LENGTH) line += "; cut at max_tokens";
+  if (answer.finish_reason == v1::FINISH_REASON_COST_LIMIT) line += "; cut at max_cost_nanousd";
   return line;
 }
 

@@ -14,6 +14,8 @@
 #include "absl/synchronization/mutex.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "scheduler/refusal.h"
+#include "service/call_identity.h"
 #include "tuppence/v1/tuppence.grpc.pb.h"
 
 namespace tuppence {
@@ -79,6 +81,21 @@ std::string DetailText(const google::protobuf::Any& detail) {
   return text;
 }
 
+Refusal RefusalOf(const google::rpc::Status& details) {
+  Refusal refusal;
+  google::rpc::RetryInfo retry;
+  google::rpc::ErrorInfo info;
+  for (const google::protobuf::Any& detail : details.details()) {
+    if (detail.UnpackTo(&retry)) {
+      refusal.retry_after_ms =
+          retry.retry_delay().seconds() * 1000 + retry.retry_delay().nanos() / 1'000'000;
+    } else if (detail.UnpackTo(&info)) {
+      refusal.reason = info.reason();
+    }
+  }
+  return refusal;
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const ClientOptions& options, int lane) {
@@ -99,24 +116,29 @@ absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
   std::string text = status.error_message();
   google::rpc::Status details;
+  const auto code = static_cast<absl::StatusCode>(status.error_code());
   if (!status.error_details().empty() && details.ParseFromString(status.error_details())) {
     for (const google::protobuf::Any& detail : details.details()) text += DetailText(detail);
+    return RefusalStatus(code, text, RefusalOf(details));
   } else if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
     // Without details it did not come from the service: nobody answered.
     text += "\n  is the service running, and is this its address? (tuppence serve --model DIR)";
   }
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), text);
+  return absl::Status(code, text);
 }
 
 class Client::Impl {
  public:
-  Impl(std::shared_ptr<grpc::Channel> channel, double timeout_seconds)
-      : stub_(v1::Inference::NewStub(std::move(channel))), timeout_seconds_(timeout_seconds) {}
+  Impl(std::shared_ptr<grpc::Channel> channel, double timeout_seconds, std::string key)
+      : stub_(v1::Inference::NewStub(std::move(channel))),
+        timeout_seconds_(timeout_seconds),
+        key_(std::move(key)) {}
 
   // Runs call(context, stub) with a context that Cancel can reach meanwhile.
   template <typename Call>
   absl::Status Run(const Call& call) {
     grpc::ClientContext context;
+    if (!key_.empty()) context.AddMetadata("authorization", absl::StrCat("Bearer ", key_));
     if (timeout_seconds_ > 0) {
       context.set_deadline(std::chrono::system_clock::now() +
                            std::chrono::microseconds(static_cast<int64_t>(timeout_seconds_ * 1e6)));
@@ -142,6 +164,7 @@ class Client::Impl {
 
   const std::unique_ptr<v1::Inference::Stub> stub_;
   const double timeout_seconds_;
+  const std::string key_;
   absl::Mutex mutex_;
   grpc::ClientContext* current_ ABSL_GUARDED_BY(mutex_) = nullptr;
 };
@@ -149,19 +172,21 @@ class Client::Impl {
 absl::StatusOr<std::unique_ptr<Client>> Client::Make(const ClientOptions& options) {
   absl::StatusOr<std::shared_ptr<grpc::Channel>> channel = MakeChannel(options);
   if (!channel.ok()) return channel.status();
-  return std::make_unique<Client>(*std::move(channel), options.timeout_seconds);
+  return std::make_unique<Client>(*std::move(channel), options.timeout_seconds, options.key);
 }
 
-Client::Client(std::shared_ptr<grpc::Channel> channel, double timeout_seconds)
-    : impl_(std::make_unique<Impl>(std::move(channel), timeout_seconds)) {}
+Client::Client(std::shared_ptr<grpc::Channel> channel, double timeout_seconds, std::string key)
+    : impl_(std::make_unique<Impl>(std::move(channel), timeout_seconds, std::move(key))) {}
 
 Client::~Client() = default;
 
 bool Client::Cancel() { return impl_->Cancel(); }
 
 absl::Status Client::Generate(const v1::GenerateRequest& request,
-                              const std::function<void(const v1::GenerateResponse&)>& on_message) {
+                              const std::function<void(const v1::GenerateResponse&)>& on_message,
+                              const std::string& name) {
   return impl_->Run([&](grpc::ClientContext* context, v1::Inference::Stub* stub) {
+    if (!name.empty()) context->AddMetadata(kCallerRequestIdKey, name);
     const auto reader = stub->Generate(context, request);
     v1::GenerateResponse message;
     while (reader->Read(&message)) on_message(message);

@@ -1,4 +1,4 @@
-// A thin gRPC client of tuppence.v1: what chat, score and explain need, and the channel that
+// A thin gRPC client of tuppence.v1: what chat, score, batch and explain need, and the channel that
 // serve_bench uses. Turns gRPC's status with its google.rpc details into a text for people. Holds
 // gRPC's own headers behind this one, so that the commands compile without them.
 #pragma once
@@ -25,6 +25,7 @@ struct ClientOptions {
   std::string tls_ca;
   std::string tls_cert;  // with tls_key: who we are, where the service asks (mTLS)
   std::string tls_key;
+  std::string key;             // shown as a bearer key; "": none
   double timeout_seconds = 0;  // the deadline of each call; 0: none
 };
 
@@ -35,22 +36,24 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const ClientOptions& 
                                                            int lane = 0);
 
 // The same code; the message is the service's, and below it one line for each detail: fields,
-// quotas, when to retry, the request's id.
+// quotas, when to retry, the request's id. Reason and retry time are its Refusal.
 absl::Status FromGrpc(const grpc::Status& status);
 
 class Client {
  public:
   static absl::StatusOr<std::unique_ptr<Client>> Make(const ClientOptions& options);
   // Over a channel that is there already, as an in-process one is.
-  Client(std::shared_ptr<grpc::Channel> channel, double timeout_seconds);
+  Client(std::shared_ptr<grpc::Channel> channel, double timeout_seconds, std::string key = "");
   ~Client();
 
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  // Calls on_message for each message as it comes; returns when the stream has ended.
+  // Calls on_message for each message as it comes; returns when the stream has ended. name: the
+  // caller's own for the request (x-request-id); "": none.
   absl::Status Generate(const v1::GenerateRequest& request,
-                        const std::function<void(const v1::GenerateResponse&)>& on_message);
+                        const std::function<void(const v1::GenerateResponse&)>& on_message,
+                        const std::string& name = "");
   absl::Status Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response);
   absl::Status Detokenize(const v1::DetokenizeRequest& request, v1::DetokenizeResponse* response);
   absl::Status GetModel(v1::GetModelResponse* response);

@@ -15,6 +15,8 @@ void AddClientFlags(CLI::App& command, ClientOptions* options) {
                      "PEM file of our own certificate, where the service asks for one; turns TLS "
                      "on");
   command.add_option("--tls-key", options->tls_key, "PEM file of that certificate's private key");
+  command.add_option("--key", options->key, "Key to show, where the service asks for one")
+      ->envname("TUPPENCE_KEY");
   command
       .add_option("--timeout", options->timeout_seconds,
                   "Seconds after which a call is given up, here and by the service; 0 waits")

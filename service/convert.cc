@@ -12,7 +12,6 @@
 namespace tuppence {
 namespace {
 
-constexpr int32_t kMaxTokensDefaultMost = 1024;
 constexpr double kSecondsPerNs = 1e-9;
 
 std::optional<Role> RoleFromProto(v1::Role role) {
@@ -65,8 +64,6 @@ bool HasSomethingToShow(const ChoiceDelta& choice, const Shown& shown) {
          choice.finish_reason != FinishReason::kNone;
 }
 
-}  // namespace
-
 Prompt TakePrompt(v1::GenerateRequest* request, std::vector<FieldViolation>* violations) {
   Prompt prompt;
   switch (request->prompt_case()) {
@@ -88,23 +85,7 @@ Prompt TakePrompt(v1::GenerateRequest* request, std::vector<FieldViolation>* vio
   return prompt;
 }
 
-Prompt TakePrompt(v1::TokenizeRequest* request, std::vector<FieldViolation>* violations) {
-  Prompt prompt;
-  switch (request->prompt_case()) {
-    case v1::TokenizeRequest::kChat:
-      prompt.kind = PromptKind::kChat;
-      prompt.chat = TakeChat(request->mutable_chat(), violations);
-      break;
-    case v1::TokenizeRequest::kText:
-      prompt.kind = PromptKind::kText;
-      prompt.text = std::move(*request->mutable_text());
-      break;
-    case v1::TokenizeRequest::PROMPT_NOT_SET:
-      break;
-  }
-  return prompt;
-}
-
+// The parameters with their defaults.
 SamplingParams SamplingFromProto(const v1::SamplingParams& sampling,
                                  const v1::OutputOptions& output) {
   SamplingParams params;
@@ -136,6 +117,7 @@ SamplingParams SamplingFromProto(const v1::SamplingParams& sampling,
   return params;
 }
 
+// None where it leaves the choice to us. A value that is no class becomes a violation.
 std::optional<PriorityClass> PriorityClassFromProto(v1::PriorityClass priority_class,
                                                     std::vector<FieldViolation>* violations) {
   switch (priority_class) {
@@ -156,32 +138,35 @@ std::optional<PriorityClass> PriorityClassFromProto(v1::PriorityClass priority_c
   }
 }
 
-int32_t MaxTokensDefault(int64_t prompt_tokens, const ServedModel& model) {
-  const int64_t left = model.context_tokens - prompt_tokens;
-  return static_cast<int32_t>(std::clamp<int64_t>(left, 1, kMaxTokensDefaultMost));
+}  // namespace
+
+GenerationAsk AskFromProto(v1::GenerateRequest* request) {
+  GenerationAsk ask;
+  ask.model = std::move(*request->mutable_model());
+  ask.prompt = TakePrompt(request, &ask.violations);
+  ask.sampling = SamplingFromProto(request->sampling(), request->output());
+  ask.has_max_tokens = request->sampling().has_max_tokens();
+  ask.no_text = request->output().no_text();
+  ask.priority_class = PriorityClassFromProto(request->priority_class(), &ask.violations);
+  if (request->has_max_cost_nanousd()) ask.max_cost_nanousd = request->max_cost_nanousd();
+  return ask;
 }
 
-void CheckAgainstModel(const SamplingParams& params, bool no_text, const ServedModel& model,
-                       std::vector<FieldViolation>* violations) {
-  if (!no_text && model.tokenizer == nullptr) {
-    violations->push_back(
-        {"output.no_text", absl::StrCat("is false, and this model is served without a tokenizer (",
-                                        model.tokenizer_missing_why,
-                                        "); set it, and the answer comes as token ids")});
+Prompt TakePrompt(v1::TokenizeRequest* request, std::vector<FieldViolation>* violations) {
+  Prompt prompt;
+  switch (request->prompt_case()) {
+    case v1::TokenizeRequest::kChat:
+      prompt.kind = PromptKind::kChat;
+      prompt.chat = TakeChat(request->mutable_chat(), violations);
+      break;
+    case v1::TokenizeRequest::kText:
+      prompt.kind = PromptKind::kText;
+      prompt.text = std::move(*request->mutable_text());
+      break;
+    case v1::TokenizeRequest::PROMPT_NOT_SET:
+      break;
   }
-  if (no_text && model.tokenizer != nullptr && !params.stop_strings.empty()) {
-    violations->push_back({"sampling.stop",
-                           "looks for text, and output.no_text asks for none; use "
-                           "stop_token_ids, or leave no_text out"});
-  }
-  for (const TokenBias& bias : params.logit_bias) {
-    if (bias.token_id < 0 || bias.token_id >= model.vocab || model.IsMapped(bias.token_id)) {
-      continue;
-    }
-    violations->push_back({absl::StrCat("sampling.logit_bias[", bias.token_id, "]"),
-                           "only pads the vocabulary and is never chosen; leave it out"});
-    return;
-  }
+  return prompt;
 }
 
 std::optional<std::string> FindUnknownField(const google::protobuf::Message& message) {
@@ -277,6 +262,8 @@ v1::FinishReason ToProto(FinishReason reason) {
       return v1::FINISH_REASON_ERROR;
     case FinishReason::kDrained:
       return v1::FINISH_REASON_DRAINED;
+    case FinishReason::kCostLimit:
+      return v1::FINISH_REASON_COST_LIMIT;
   }
   return v1::FINISH_REASON_UNSPECIFIED;
 }
@@ -297,6 +284,8 @@ const char* NameOf(FinishReason reason) {
       return "error";
     case FinishReason::kDrained:
       return "drained";
+    case FinishReason::kCostLimit:
+      return "cost_limit";
   }
   return "none";
 }

@@ -33,6 +33,7 @@ std::string HowItEnded(const StoredRequest& row) {
   static const std::map<std::string, std::string> kSentences = {
       {"ok", "the answer was complete"},
       {"length", "the answer reached its max_tokens"},
+      {"cost_limit", "more would have cost more than the caller's max_cost_nanousd"},
       {"cancelled", "the caller cancelled it or went away; the work until then is booked"},
       {"deadline",
        "the caller's deadline passed; the work until then is booked, though the caller may not "

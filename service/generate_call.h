@@ -1,6 +1,6 @@
 // generate_call: one Generate call from its bytes to its last message, as a gRPC reactor that
-// deletes itself. Validates, reserves, tokenises (on gRPC's thread), submits to the engine; then
-// writes what gathers in the stream, one write in flight. The engine never waits for it. Made by
+// deletes itself. Reads the request, gives it to a Generation (on gRPC's thread), then writes what
+// gathers in the stream, one write in flight. The engine never waits for it. Made by
 // inference_service for each call.
 #pragma once
 

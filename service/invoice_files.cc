@@ -7,8 +7,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_replace.h"
 #include "nlohmann/json.hpp"
+#include "service/csv_table.h"
 #include "service/invoice_format.h"
 #include "service/money.h"
 
@@ -188,11 +188,6 @@ std::string FocusRow(const Invoice& invoice, const FocusCharge& charge) {
 }
 
 }  // namespace
-
-std::string CsvCell(const std::string& text) {
-  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
-  return absl::StrCat("\"", absl::StrReplaceAll(text, {{"\"", "\"\""}}), "\"");
-}
 
 std::string FormatInvoiceCsv(const Invoice& invoice) {
   std::string csv =

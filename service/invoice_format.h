@@ -22,9 +22,6 @@ std::string FormatInvoiceJson(const Invoice& invoice);
 // FOCUS knows no cost that is unknown.
 absl::StatusOr<std::string> FormatInvoiceFocus(const Invoice& invoice);
 
-// Quotes where CSV needs it.
-std::string CsvCell(const std::string& text);
-
 // "2026-11-01", and names of the allocation and of the time window for headings.
 std::string FormatDay(absl::CivilDay day);
 const char* AllocationName(Allocation allocation);

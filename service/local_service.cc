@@ -28,7 +28,8 @@ struct LocalService::Parts {
   std::unique_ptr<Client> client;
 };
 
-absl::StatusOr<std::unique_ptr<LocalService>> LocalService::Load(const ModelOptions& options) {
+absl::StatusOr<std::unique_ptr<LocalService>> LocalService::Load(const ModelOptions& options,
+                                                                 const RateCard& rate_card) {
   auto parts = std::make_unique<Parts>();
   LoadOptions load;
   load.model = options;
@@ -36,7 +37,9 @@ absl::StatusOr<std::unique_ptr<LocalService>> LocalService::Load(const ModelOpti
   if (!model.ok()) return model.status();
   parts->model = *std::move(model);
   const ServedModel& served = parts->model->served;
-  parts->engine = std::make_unique<Engine>(parts->model->engine, parts->model->executor(),
+  EngineOptions engine_options = parts->model->engine;
+  engine_options.rate_card = rate_card;
+  parts->engine = std::make_unique<Engine>(engine_options, parts->model->executor(),
                                            served.tokenizer.get(), &parts->clock);
   parts->engine->Start();
   ServiceParts service;
@@ -65,5 +68,9 @@ LocalService::~LocalService() {
 }
 
 Client* LocalService::client() { return parts_->client.get(); }
+
+std::unique_ptr<Client> LocalService::NewClient(double timeout_seconds) {
+  return std::make_unique<Client>(parts_->server->InProcessChannel(), timeout_seconds);
+}
 
 }  // namespace tuppence

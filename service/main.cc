@@ -4,11 +4,14 @@
 #include <string>
 #include <vector>
 
+#include "service/batch_command.h"
 #include "service/books_commands.h"
 #include "service/chat_command.h"
 #include "service/explain_command.h"
 #include "service/invoice_command.h"
+#include "service/key_command.h"
 #include "service/options.h"
+#include "service/plan_command.h"
 #include "service/score_command.h"
 #include "service/serve.h"
 #include "service/status_command.h"
@@ -25,11 +28,14 @@ int Main(int argc, char** argv) {
   CLI::App* serve = AddServeCommand(app, &exit_code);
   AddChatCommand(app, &exit_code);
   AddScoreCommand(app, &exit_code);
+  AddBatchCommand(app, &exit_code);
   AddStatusCommand(app, &exit_code);
   AddExplainCommand(app, &exit_code);
   AddInvoiceCommand(app, &exit_code);
+  AddPlanCommand(app, &exit_code);
   AddLedgerCommand(app, &exit_code);
   AddStoreCommand(app, &exit_code);
+  AddKeyCommand(app, &exit_code);
   app.add_subcommand("version", "Print the version")->callback([] {
     std::printf("tuppence %s\n", kVersion);
   });

@@ -86,6 +86,11 @@ enum class MetricId : int {
   kStoreCommitSeconds,
   kStoreUnrecordedRequests,
   kStoreFreeBytes,
+  // Budgets, where there are any.
+  kBudgetLimit,
+  kBudgetSpent,
+  kBudgetHeld,
+  kBudgetExhausted,
   // vLLM's names.
   kVllmRunning,
   kVllmWaiting,
@@ -132,6 +137,9 @@ struct MetricSpec {
 
   bool is_vllm() const { return id >= MetricId::kVllmRunning; }
 };
+
+// Those of vLLM's names, by id, at the table's end.
+void AddVllmMetrics(int32_t context_tokens, std::vector<MetricSpec>* table);
 
 // By id. context_tokens: vLLM's buckets of token counts end there.
 std::vector<MetricSpec> MakeMetricTable(int32_t context_tokens);

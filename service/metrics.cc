@@ -9,6 +9,7 @@
 #include "scheduler/admission.h"
 #include "scheduler/clock.h"
 #include "scheduler/engine.h"
+#include "service/budgets.h"
 #include "service/served_model.h"
 #include "service/service_counters.h"
 #include "service/store_state.h"
@@ -108,6 +109,17 @@ void AddStore(const StoreState& store, MetricPage* page) {
   if (store.bytes_free >= 0) page->Add(MetricId::kStoreFreeBytes, store.bytes_free);
 }
 
+void AddBudgets(const Budgets& budgets, int64_t utc_ns, size_t tenants_max, MetricPage* page) {
+  constexpr double kUsd = 1e-9;  // of a nano-dollar
+  for (const BudgetState& state : budgets.States(utc_ns, tenants_max)) {
+    const std::vector<std::string> labels = {state.tenant, NameOf(state.budget.per)};
+    page->Add(MetricId::kBudgetLimit, kUsd * state.budget.nanousd, labels);
+    page->Add(MetricId::kBudgetSpent, kUsd * state.spent_nanousd, labels);
+    page->Add(MetricId::kBudgetHeld, kUsd * state.held_nanousd, labels);
+    page->Add(MetricId::kBudgetExhausted, state.exhausted, labels);
+  }
+}
+
 }  // namespace
 
 Metrics::Metrics(const MetricsOptions& options, const Clock* clock)
@@ -199,6 +211,9 @@ std::string Metrics::Format(const ServiceParts& parts) {
   AddVllm(parts, engine, &page);
   const bool has_store = parts.store != nullptr;
   if (has_store) AddStore(parts.store(), &page);
+  if (parts.budgets != nullptr) {
+    AddBudgets(*parts.budgets, clock_->UtcNs(), options_.tenants_max, &page);
+  }
   observed_.AddTo(&page, {.store = has_store, .money = has_money});
   return std::move(page).Text();
 }

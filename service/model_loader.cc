@@ -148,19 +148,6 @@ std::vector<int32_t> StopIds(const Config& config, const ServedModel& served) {
   return ids;
 }
 
-EngineOptions EngineOptionsOf(const ModelOptions& options, const Config& config) {
-  EngineOptions engine;
-  engine.context_tokens = config.positions_max;
-  engine.sequences_max = options.sequences_max;
-  engine.step_tokens_max = options.step_tokens_max;
-  engine.prefill_tokens_min = std::min(engine.prefill_tokens_min, options.step_tokens_max);
-  engine.logit_rows_max = std::max(options.sequences_max, 64);
-  engine.positions_original = config.long_rope.has_value() ? config.short_rope_tokens_max() : 0;
-  engine.rope_policy =
-      options.rope_policy == "admission" ? RopePolicy::kAdmission : RopePolicy::kExact;
-  return engine;
-}
-
 // Everything of ours that a token's bits depend on: "cpu-f32-1/int4g32/bf16".
 std::string ArithmeticId(const Backend& backend, const WeightFormat& weights, DType kv,
                          const std::string& rope_policy) {
@@ -257,6 +244,18 @@ absl::Status Load(const LoadOptions& options, Phi3Model* loaded) {
 }
 
 }  // namespace
+
+EngineOptions EngineOptionsOf(const ModelOptions& options, const Config& config) {
+  EngineOptions engine;
+  engine.context_tokens = config.positions_max;
+  engine.sequences_max = options.sequences_max;
+  engine.step_tokens_max = options.step_tokens_max;
+  engine.logit_rows_max = std::max(options.sequences_max, 64);
+  engine.positions_original = config.long_rope.has_value() ? config.short_rope_tokens_max() : 0;
+  engine.rope_policy =
+      options.rope_policy == "admission" ? RopePolicy::kAdmission : RopePolicy::kExact;
+  return engine;
+}
 
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(const LoadOptions& options) {
   std::unique_ptr<LoadedModel> loaded;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "model/config.h"
 #include "scheduler/engine.h"
 #include "scheduler/step_executor.h"
 #include "service/memory_plan.h"
@@ -34,6 +35,9 @@ struct LoadOptions {
   ModelOptions model;
   std::function<void(int64_t bytes_done, int64_t bytes_total)> progress;  // may be empty
 };
+
+// What the options and the config say of the engine: all but blocks and step costs.
+EngineOptions EngineOptionsOf(const ModelOptions& options, const Config& config);
 
 // Errors say what was being loaded, what was found and the way out; RESOURCE_EXHAUSTED where the
 // model does not fit, with the numbers and the types that would.

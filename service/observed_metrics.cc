@@ -25,6 +25,7 @@ int VllmReasonOf(FinishReason reason) {
     case FinishReason::kStop:
       return 0;
     case FinishReason::kLength:
+    case FinishReason::kCostLimit:  // likewise as much as the caller allowed
       return 1;
     case FinishReason::kError:
       return 3;
@@ -60,7 +61,8 @@ void AddSums(const SumFamilies& families, const TenantSums& sums,
 }
 
 bool IsComplete(const RequestRow& row) {
-  return row.reason == FinishReason::kStop || row.reason == FinishReason::kLength;
+  return row.reason == FinishReason::kStop || row.reason == FinishReason::kLength ||
+         row.reason == FinishReason::kCostLimit;
 }
 
 }  // namespace

@@ -38,7 +38,7 @@ class ObservedMetrics {
   void AddTo(MetricPage* page, Shown shown) const;
 
  private:
-  static constexpr int kOutcomes = 7;         // FinishReason
+  static constexpr int kOutcomes = 8;         // FinishReason
   static constexpr int kFinishedReasons = 4;  // vLLM's
   struct Counts {
     std::array<int64_t, kOutcomes> ended = {};

@@ -83,13 +83,24 @@ void AddLimits(Table& table, ServeOptions* options) {
       .Add("tenants", &options->tenants,
            "what each tenant is granted (JSON): weight, classes, limits; read again on SIGHUP")
       ->type_name("FILE");
+  table
+      .Add("keys", &options->keys,
+           "who may call: hashes of the keys that callers must show, over gRPC and HTTP, and whose "
+           "they are (JSON, made by `tuppence key add`); read again on SIGHUP; without it nobody "
+           "needs one")
+      ->type_name("FILE");
   table.Add("tenant-header", &options->tenant_header,
             "metadata key that names the tenant, set by a trusted hop; without one everybody is "
             "tenant \"unknown\"");
   table.AddSwitch("strict", &options->strict, "refuse requests with fields that are not known");
   table.AddBytes("message-bytes-max", &options->message_bytes_max, "of one request message")
       ->check(CLI::Range(uint64_t{1024}, uint64_t{1} << 30));
-  table.AddBytes("metadata-bytes-max", &options->metadata_bytes_max, "of one call's metadata")
+  table
+      .AddBytes("http-body-bytes-max", &options->http_body_bytes_max, "of one HTTP request's body")
+      ->check(CLI::Range(uint64_t{1024}, uint64_t{1} << 30));
+  table
+      .AddBytes("metadata-bytes-max", &options->metadata_bytes_max,
+                "of one call's metadata, or of its HTTP header")
       ->check(CLI::Range(uint64_t{1024}, uint64_t{1} << 20));
   table.AddBytes("prompt-bytes-max", &options->prompt_bytes_max,
                  "of a prompt's text, seen before tokenising; 0: 32 for each token of context");
@@ -152,6 +163,12 @@ void AddModelFlags(CLI::App& app, ModelOptions* options) {
       ->type_name("DIR");
   table.Add("model-name", &options->model_name,
             "name that callers see; the folder's, where none is given");
+  table
+      .Add("model-alias", &options->model_aliases,
+           "names, with commas, by which callers may ask for it too, as gpt-4o-mini: their code "
+           "then need not change")
+      ->delimiter(',')
+      ->type_name("NAMES");
   table.Add("backend", &options->backend,
             "auto takes a GPU where there is one that we run on, and says why; cuda, cpu");
   table.Add("weights", &options->weights, "type that weights are kept as")
@@ -198,6 +215,12 @@ void AddServeFlags(CLI::App& app, ServeOptions* options) {
   table.Add("host", &options->host, "address for gRPC; 0.0.0.0 lets other machines in");
   table.Add("port", &options->port, "for gRPC; 0: any free one, which the log then names")
       ->check(CLI::Range(0, 65535));
+  table.Add("http-host", &options->http_host,
+            "address for the OpenAI-compatible API; 0.0.0.0 lets other machines in");
+  table
+      .Add("http-port", &options->http_port,
+           "for the OpenAI-compatible API over HTTP, as 8000; 0: any free one; below 0: none")
+      ->check(CLI::Range(-1, 65535));
   table.Add("admin-host", &options->admin_host, "address for /healthz, /readyz and /metrics");
   table.Add("admin-port", &options->admin_port, "for plain HTTP; 0: any free one")
       ->check(CLI::Range(0, 65535));
@@ -253,6 +276,11 @@ void AddServeFlags(CLI::App& app, ServeOptions* options) {
   table.Add("instance", &options->instance,
             "this machine's name in the store, as its bill has it; the host's name otherwise");
   table
+      .Add("write-trace", &options->write_trace,
+           "appends a line for each request, for `tuppence plan --trace`: when it came, its tokens "
+           "in and out, tenant and class; never text")
+      ->type_name("FILE");
+  table
       .Add("conservation-drill-ns", &options->conservation_drill_ns,
            "a fire drill: shown as the ledger's error in /metrics, to see its alert fire")
       ->check(CLI::NonNegativeNumber)
@@ -304,7 +332,7 @@ absl::StatusOr<std::vector<std::string>> WithConfigFile(const CLI::App& app,
 }
 
 void DropServiceLinks() {
-  for (const char* name : {"TUPPENCE_PORT", "TUPPENCE_ADMIN_PORT"}) {
+  for (const char* name : {"TUPPENCE_PORT", "TUPPENCE_HTTP_PORT", "TUPPENCE_ADMIN_PORT"}) {
     const char* value = std::getenv(name);
     if (value != nullptr && absl::StartsWith(value, "tcp://")) unsetenv(name);
   }

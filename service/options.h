@@ -21,6 +21,7 @@ namespace tuppence {
 struct ModelOptions {
   std::string model;       // a checkpoint folder, "synthetic:NAME" or "null"
   std::string model_name;  // "": the folder's name
+  std::vector<std::string> model_aliases;
   std::string backend = "auto";
   std::string weights = "bf16";
   int32_t weights_group = 0;  // 0: the type's own
@@ -39,6 +40,8 @@ struct ServeOptions {
 
   std::string host = "127.0.0.1";
   int port = 8033;
+  std::string http_host = "127.0.0.1";
+  int http_port = -1;  // below 0: no HTTP door
   std::string admin_host = "127.0.0.1";
   int admin_port = 8034;
   std::string tls_cert;
@@ -51,10 +54,12 @@ struct ServeOptions {
   int64_t tenant_tokens_max = int64_t{4} << 20;
   std::string prefix_cache = "on";
   std::string tenants;  // a file; "": all are alike
+  std::string keys;     // a file; "": nobody needs one
   std::string tenant_header;
   bool strict = false;
 
   uint64_t message_bytes_max = 4 << 20;
+  uint64_t http_body_bytes_max = 2 << 20;
   uint64_t metadata_bytes_max = 16 << 10;
   uint64_t prompt_bytes_max = 0;  // 0: from the context
   double deadline_max_seconds = 3600;
@@ -71,6 +76,7 @@ struct ServeOptions {
   std::string when_unrecordable = "refuse";
   int keep_requests_days = 90;
   std::string instance;        // "": the host's name
+  std::string write_trace;     // "": no trace is kept
   double itl_target_ms = 100;  // of running streams; 0: no limit in time
   int64_t conservation_drill_ns = 0;
 

@@ -9,8 +9,8 @@
 namespace tuppence {
 
 // By FinishReason; "" for kNone, which no ended request has.
-inline constexpr std::array<const char*, 7> kOutcomeNames = {
-    "", "ok", "length", "cancelled", "deadline", "error", "drained"};
+inline constexpr std::array<const char*, 8> kOutcomeNames = {
+    "", "ok", "length", "cancelled", "deadline", "error", "drained", "cost_limit"};
 
 inline const char* OutcomeOf(FinishReason reason) {
   return kOutcomeNames[static_cast<size_t>(reason)];

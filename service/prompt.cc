@@ -179,7 +179,10 @@ absl::StatusOr<std::vector<int32_t>> TokenisePrompt(Prompt prompt, const ServedM
 }
 
 absl::Status CheckModelName(const std::string& name, const ServedModel& model) {
-  if (name.empty() || name == model.name) return absl::OkStatus();
+  if (name.empty() || name == model.name ||
+      std::find(model.aliases.begin(), model.aliases.end(), name) != model.aliases.end()) {
+    return absl::OkStatus();
+  }
   if (name.size() > kModelNameBytesMax) {
     return InvalidFields(
         {{"model", absl::StrCat("has ", name.size(), " bytes; at most ", kModelNameBytesMax,

@@ -17,8 +17,6 @@
 namespace tuppence {
 namespace {
 
-constexpr size_t kTraceparentBytesMax = 256;
-
 MetadataValue Find(const grpc::CallbackServerContext& context, const std::string& key) {
   MetadataValue found;
   const auto [first, last] = context.client_metadata().equal_range(key);
@@ -30,16 +28,15 @@ MetadataValue Find(const grpc::CallbackServerContext& context, const std::string
 
 }  // namespace
 
-absl::Status ReadIdentity(const grpc::CallbackServerContext& context, const CallLimits& limits,
+absl::Status ReadIdentity(const grpc::CallbackServerContext& context, const ServiceParts& parts,
                           CallIdentity* identity) {
-  MetadataValue tenant;
-  if (!limits.tenant_header.empty()) tenant = Find(context, limits.tenant_header);
-  if (MetadataValue trace = Find(context, kTraceparentKey);
-      trace.count == 1 && trace.value.size() <= kTraceparentBytesMax &&
-      IsTraceparent(trace.value)) {
-    identity->traceparent = std::move(trace.value);
-  }
-  return ReadIdentity(Find(context, kCallerRequestIdKey), limits.tenant_header, tenant, identity);
+  IdentityFields fields;
+  fields.authorization = Find(context, kAuthorizationKey);
+  fields.caller_request_id = Find(context, kCallerRequestIdKey);
+  fields.traceparent = Find(context, kTraceparentKey);
+  const std::string& tenant_header = parts.limits.tenant_header;
+  if (!tenant_header.empty()) fields.tenant = Find(context, tenant_header);
+  return ReadIdentity(fields, parts, identity);
 }
 
 absl::StatusOr<int64_t> ReadDeadline(const grpc::CallbackServerContext& context,

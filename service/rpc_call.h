@@ -18,7 +18,7 @@
 
 namespace tuppence {
 
-absl::Status ReadIdentity(const grpc::CallbackServerContext& context, const CallLimits& limits,
+absl::Status ReadIdentity(const grpc::CallbackServerContext& context, const ServiceParts& parts,
                           CallIdentity* identity);
 
 // The call's deadline on the clock's monotonic axis, at most deadline_max_ns from now.

@@ -69,6 +69,17 @@ absl::Status InvalidFields(const std::vector<FieldViolation>& violations, const 
   return status;
 }
 
+std::vector<FieldViolation> ViolationsOf(const absl::Status& status) {
+  std::vector<FieldViolation> violations;
+  google::rpc::BadRequest bad;
+  const auto payload = status.GetPayload(kBadRequestUrl);
+  if (!payload.has_value() || !bad.ParseFromString(std::string(*payload))) return violations;
+  for (const auto& violation : bad.field_violations()) {
+    violations.push_back({violation.field(), violation.description()});
+  }
+  return violations;
+}
+
 grpc::Status ToGrpcStatus(const absl::Status& status, const std::string& request_id) {
   if (status.ok()) return grpc::Status::OK;
   google::rpc::Status rpc;

@@ -31,6 +31,8 @@ inline constexpr char kNoTokenizer[] = "NO_TOKENIZER";            // FAILED_PREC
 inline constexpr char kNoChatTemplate[] = "NO_CHAT_TEMPLATE";     // FAILED_PRECONDITION
 inline constexpr char kClassNotAllowed[] = "CLASS_NOT_ALLOWED";   // PERMISSION_DENIED
 inline constexpr char kUnrecordable[] = "UNRECORDABLE";           // UNAVAILABLE
+inline constexpr char kInvalidApiKey[] = "INVALID_API_KEY";       // UNAUTHENTICATED
+inline constexpr char kRateLimit[] = "RATE_LIMIT";                // RESOURCE_EXHAUSTED
 inline constexpr char kNoUsageStore[] = "NO_USAGE_STORE";         // FAILED_PRECONDITION
 inline constexpr char kRequestNotFound[] = "REQUEST_NOT_FOUND";   // NOT_FOUND
 }  // namespace reason
@@ -42,6 +44,9 @@ Refusal Because(const char* reason, std::vector<std::pair<std::string, std::stri
 // carry the first sixteen. Requires: not empty.
 absl::Status InvalidFields(const std::vector<FieldViolation>& violations,
                            const Refusal& refusal = Because(reason::kInvalidFields));
+
+// The fields that such a status carries; none where it is another.
+std::vector<FieldViolation> ViolationsOf(const absl::Status& status);
 
 grpc::Status ToGrpcStatus(const absl::Status& status, const std::string& request_id);
 

@@ -9,25 +9,27 @@
 #include <CLI/CLI.hpp>
 #include <atomic>
 #include <cerrno>
-#include <cmath>
 #include <cstdio>
 #include <filesystem>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "scheduler/admission.h"
 #include "scheduler/clock.h"
 #include "scheduler/engine.h"
+#include "service/admin_pages.h"
 #include "service/admin_server.h"
+#include "service/api_keys.h"
 #include "service/bookkeeper.h"
+#include "service/budgets.h"
 #include "service/call_registry.h"
+#include "service/http_server.h"
 #include "service/metrics.h"
 #include "service/model_loader.h"
+#include "service/part_options.h"
 #include "service/rate_source.h"
 #include "service/reference_price.h"
 #include "service/request_log.h"
@@ -35,8 +37,9 @@
 #include "service/service_counters.h"
 #include "service/service_parts.h"
 #include "service/signals.h"
-#include "service/status_page.h"
+#include "service/tenant_rates.h"
 #include "service/tenants.h"
+#include "service/trace_writer.h"
 #include "service/usage_reader.h"
 #include "service/usage_store.h"
 #include "service/version.h"
@@ -46,13 +49,9 @@ namespace {
 
 constexpr int kCouldNotStart = 1;
 constexpr int kEngineFailed = 3;
-constexpr int64_t kSecond = 1'000'000'000;
 constexpr int64_t kLookNs = 200'000'000;         // how often the main thread looks at the engine
 constexpr int64_t kLastWordsNs = 2'000'000'000;  // for final messages to leave after the drain
-constexpr int64_t kPromptBytesPerToken = 32;
-constexpr int32_t kStepRecords = 1024;  // steps that the books may be behind
-
-int64_t Ns(double seconds) { return std::llround(seconds * kSecond); }
+constexpr int32_t kStepRecords = 1024;           // steps that the books may be behind
 
 // Everything for people goes to standard error; standard output carries the request lines alone.
 void SetUpLogging(const std::string& level) {
@@ -72,70 +71,6 @@ void SetUpLogging(const std::string& level) {
       });
 }
 
-AdmissionLimits AdmissionOf(const ServeOptions& options) {
-  AdmissionLimits limits;
-  limits.requests_max = options.queue_requests_max;
-  limits.prompt_tokens_max = options.queue_tokens_max;
-  limits.tenant_requests_max = options.tenant_requests_max;
-  limits.tenant_prompt_tokens_max = options.tenant_tokens_max;
-  return limits;
-}
-
-CallLimits CallLimitsOf(const ServeOptions& options, const ServedModel& model) {
-  CallLimits limits;
-  limits.deadline_max_ns = Ns(options.deadline_max_seconds);
-  limits.prompt_bytes_max =
-      options.prompt_bytes_max > 0
-          ? static_cast<int64_t>(options.prompt_bytes_max)
-          : std::min<int64_t>(kPromptBytesPerToken * model.context_tokens,
-                              static_cast<int64_t>(options.message_bytes_max));
-  limits.tenant_header = absl::AsciiStrToLower(options.tenant_header);
-  limits.strict = options.strict;
-  return limits;
-}
-
-ServerOptions ServerOptionsOf(const ServeOptions& options) {
-  ServerOptions server;
-  server.host = options.host;
-  server.port = options.port;
-  server.tls = {options.tls_cert, options.tls_key, options.tls_client_ca};
-  server.message_bytes_max = static_cast<int64_t>(options.message_bytes_max);
-  server.metadata_bytes_max = static_cast<int64_t>(options.metadata_bytes_max);
-  server.keepalive_ns = Ns(options.keepalive_seconds);
-  server.keepalive_timeout_ns = Ns(options.keepalive_timeout_seconds);
-  server.connection_age_max_ns = Ns(options.connection_age_seconds);
-  server.stall_ns = Ns(options.stall_seconds);
-  server.hang_ns = Ns(options.hang_seconds);
-  return server;
-}
-
-// What capacity is measured against: where there is no target, the default one.
-double ItlTargetMs(const ServeOptions& options) {
-  return options.itl_target_ms > 0 ? options.itl_target_ms : ServeOptions().itl_target_ms;
-}
-
-MetricsOptions MetricsOptionsOf(const ServeOptions& options, const ServedModel& model) {
-  MetricsOptions metrics;
-  metrics.model_name = model.name;
-  metrics.context_tokens = model.context_tokens;
-  metrics.capacity = {.sequences_max = model.sequences_max,
-                      .pool_tokens = int64_t{model.kv_blocks} * model.kv_block_tokens,
-                      .inter_token_target_seconds = ItlTargetMs(options) / 1e3};
-  metrics.conservation_drill_ns = options.conservation_drill_ns;
-  return metrics;
-}
-
-void SetEngineOptions(const ServeOptions& options, int64_t started_ns, const RateCard& rate_card,
-                      EngineOptions* engine) {
-  engine->inbox_max = static_cast<int32_t>(
-      std::min<int64_t>(options.queue_requests_max, std::numeric_limits<int32_t>::max()));
-  engine->stall_limit_ns = Ns(options.stall_seconds);
-  engine->itl_target_ns = std::llround(options.itl_target_ms * 1e6);
-  engine->prefix_cache = options.prefix_cache == "on";
-  engine->process_start_ns = started_ns;
-  engine->rate_card = rate_card;
-}
-
 // What the operator says that things cost.
 struct Prices {
   RateSource rates;
@@ -152,20 +87,6 @@ absl::StatusOr<Prices> ReadPrices(const ServeOptions& options, int64_t utc_ns) {
   if (!reference.ok()) return reference.status();
   prices.reference = *std::move(reference);
   return prices;
-}
-
-BookkeeperOptions BookkeeperOptionsOf(const ServeOptions& options,
-                                      const std::optional<ReferencePrice>& reference,
-                                      std::atomic<bool>* unrecorded) {
-  BookkeeperOptions books;
-  if (options.when_unrecordable == "serve") books.when_unrecordable = WhenUnrecordable::kServe;
-  books.unrecorded = unrecorded;
-  if (!reference.has_value()) return books;
-  books.reference = [price = *reference, id = reference->id()](const Usage& usage) {
-    return ReferenceQuote{
-        price.NanoUsd(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens), id};
-  };
-  return books;
 }
 
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadAndTell(const ServeOptions& options) {
@@ -195,44 +116,6 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadAndTell(const ServeOptions& opt
   return loaded;
 }
 
-// Pages that answer from the first second; what they say of the service comes once there is one.
-struct AdminState {
-  std::atomic<const Server*> server = nullptr;
-  std::atomic<const ServiceParts*> parts = nullptr;
-};
-
-AdminRoutes Pages(const AdminState* state) {
-  constexpr char kMetricsType[] = "text/plain; version=0.0.4; charset=utf-8";
-  const auto judge = [state](bool Readiness::*asked) {
-    const Server* server = state->server.load();
-    if (server == nullptr) {
-      return AdminPage{.status = asked == &Readiness::live ? 200 : 503,
-                       .body = "loading the model\n"};
-    }
-    const Readiness verdict = server->readiness();
-    return verdict.*asked ? AdminPage{.body = "ok\n"}
-                          : AdminPage{.status = 503, .body = verdict.reason + "\n"};
-  };
-  return {{"/", [] { return AdminPage{.body = "/healthz\n/readyz\n/metrics\n/status\n"}; }},
-          {"/healthz", [judge] { return judge(&Readiness::live); }},
-          {"/readyz", [judge] { return judge(&Readiness::ready); }},
-          {"/status",
-           [state] {
-             const ServiceParts* parts = state->parts.load();
-             const Server* server = state->server.load();
-             if (parts == nullptr || server == nullptr) {
-               return AdminPage{.status = 503, .body = "loading the model\n"};
-             }
-             return AdminPage{.content_type = "application/json",
-                              .body = StatusJson(*parts, server->readiness())};
-           }},
-          {"/metrics", [state] {
-             const ServiceParts* parts = state->parts.load();
-             if (parts == nullptr) return AdminPage{.status = 503, .body = "loading the model\n"};
-             return AdminPage{.content_type = kMetricsType, .body = FormatMetrics(*parts)};
-           }}};
-}
-
 // Null where none is asked for.
 absl::StatusOr<std::unique_ptr<UsageStore>> OpenStore(const ServeOptions& options,
                                                       int64_t started_ns, const Clock* clock) {
@@ -247,14 +130,49 @@ absl::StatusOr<std::unique_ptr<UsageStore>> OpenStore(const ServeOptions& option
       clock);
 }
 
+// Null where nobody needs one.
+absl::StatusOr<std::unique_ptr<ApiKeys>> OpenKeys(const ServeOptions& options, const Clock* clock) {
+  if (options.keys.empty()) return nullptr;
+  if (!options.tenant_header.empty()) {
+    return absl::InvalidArgumentError(
+        "--keys and --tenant-header both say who calls; leave one of them out");
+  }
+  return ApiKeys::Open(options.keys, clock);
+}
+
+// The ports where callers come in.
+struct Doors {
+  std::unique_ptr<Server> grpc;
+  std::unique_ptr<HttpServer> http;  // null where none is asked for
+
+  // After the engine has ended every request: its last words leave, then everything is closed.
+  void Stop() {
+    if (http != nullptr) http->Stop(kLastWordsNs);
+    grpc->Stop(kLastWordsNs);
+  }
+};
+
+absl::StatusOr<Doors> OpenDoors(const ServeOptions& options, const ServiceParts& parts) {
+  Doors doors;
+  auto grpc = Server::Start(ServerOptionsOf(options), parts);
+  if (!grpc.ok()) return grpc.status();
+  doors.grpc = *std::move(grpc);
+  if (options.http_port < 0) return doors;
+  auto http = HttpServer::Start(HttpServerOptionsOf(options), parts,
+                                [server = doors.grpc.get()] { return server->readiness(); });
+  if (!http.ok()) return http.status();
+  doors.http = *std::move(http);
+  return doors;
+}
+
 // Takes no new requests, lets the running ones finish in time, ends the rest. A second signal makes
 // the time up at once.
-void Drain(const ServeOptions& options, const Clock& clock, Signals* signals, Server* server,
+void Drain(const ServeOptions& options, const Clock& clock, Signals* signals, Doors* doors,
            Engine* engine, Bookkeeper* books) {
   const int seen = signals->count();
   spdlog::info("draining: no new requests; running ones have {} seconds", options.drain_seconds);
-  server->SetNotServing();
-  engine->BeginDrain(clock.NowNs() + Ns(options.drain_seconds));
+  doors->grpc->SetNotServing();
+  engine->BeginDrain(clock.NowNs() + NsOf(options.drain_seconds));
   bool forced = false;
   while (!engine->drained()) {
     if (signals->WaitForMoreThan(seen, 20'000'000) > seen && !forced) {
@@ -264,7 +182,7 @@ void Drain(const ServeOptions& options, const Clock& clock, Signals* signals, Se
     }
   }
   books->FinishTelling();
-  server->Stop(kLastWordsNs);
+  doors->Stop();
   const AccountTotals accounts = engine->Snapshot().accounts;
   spdlog::info("drained: {:.1f} s of machine time for requests, {:.1f} s idle",
                accounts.request_ns / 1e9, accounts.idle_ns / 1e9);
@@ -286,19 +204,21 @@ void FollowRates(int64_t utc_ns, bool read_again, RateSource* rates, Engine* eng
   spdlog::info("{}", rates->Describe(utc_ns));
 }
 
-void ReadTenantsAgain(Tenants* tenants) {
-  const absl::Status read = tenants->Reload();
+// After a SIGHUP.
+template <typename File>
+void ReadAgain(const char* what, File* file) {
+  const absl::Status read = file->Reload();
   if (read.ok()) {
-    spdlog::info("SIGHUP: the tenants were read again");
+    spdlog::info("SIGHUP: the {} were read again", what);
   } else {
-    spdlog::error("SIGHUP: tenants stay as they are: {}", std::string(read.message()));
+    spdlog::error("SIGHUP: {} stay as they are: {}", what, std::string(read.message()));
   }
 }
 
 // Serves until a signal or the engine's failure. The exit code.
 int ServeUntilStopped(const ServeOptions& options, const Clock& clock, Signals* signals,
-                      RateSource* rates, Tenants* tenants, Server* server, Engine* engine,
-                      Bookkeeper* books) {
+                      RateSource* rates, Tenants* tenants, ApiKeys* keys, Doors* doors,
+                      Engine* engine, Bookkeeper* books) {
   int hangups = 0;
   const auto next_look_ns = [&] {
     const int64_t utc_ns = clock.UtcNs();
@@ -307,17 +227,18 @@ int ServeUntilStopped(const ServeOptions& options, const Clock& clock, Signals* 
   while (signals->WaitForMoreThan(0, next_look_ns()) == 0) {
     const int hangups_before = std::exchange(hangups, signals->hangups());
     const bool read_again = hangups > hangups_before;
-    if (read_again && tenants->has_file()) ReadTenantsAgain(tenants);
-    const bool rates_too = rates->has_file() || !tenants->has_file();
+    if (read_again && tenants->has_file()) ReadAgain("tenants", tenants);
+    if (read_again && keys != nullptr) ReadAgain("keys", keys);
+    const bool rates_too = rates->has_file() || (!tenants->has_file() && keys == nullptr);
     FollowRates(clock.UtcNs(), read_again && rates_too, rates, engine);
     if (!engine->Snapshot().failed) continue;
     spdlog::error("the engine has failed; ending, so that a new process can start");
-    server->SetNotServing();
+    doors->grpc->SetNotServing();
     books->FinishTelling();
-    server->Stop(kLastWordsNs);
+    doors->Stop();
     return kEngineFailed;
   }
-  Drain(options, clock, signals, server, engine, books);
+  Drain(options, clock, signals, doors, engine, books);
   return 0;
 }
 
@@ -333,12 +254,21 @@ absl::Status CheckFiles(const ServeOptions& options) {
   return ReadTls({options.tls_cert, options.tls_key, options.tls_client_ca}).status();
 }
 
-void TellAddresses(const ServeOptions& options, const std::string& price, const Server& server,
+void TellAddresses(const ServeOptions& options, const std::string& price, const Doors& doors,
                    const AdminServer& admin) {
-  spdlog::info("gRPC on {}:{}{}", options.host, server.port(),
-               !server.uses_tls()              ? ", plain text"
-               : options.tls_client_ca.empty() ? ", TLS"
-                                               : ", mutual TLS");
+  const char* tls = !doors.grpc->uses_tls()         ? ", plain text"
+                    : options.tls_client_ca.empty() ? ", TLS"
+                                                    : ", mutual TLS";
+  spdlog::info("gRPC on {}:{}{}", options.host, doors.grpc->port(), tls);
+  if (doors.http != nullptr) {
+    spdlog::info(
+        "OpenAI-compatible HTTP on {}:{}{}: /v1/chat/completions /v1/completions "
+        "/v1/models",
+        options.http_host, doors.http->port(), tls);
+  }
+  if (options.keys.empty()) {
+    spdlog::warn("no --keys: whoever reaches these ports may use the service");
+  }
   spdlog::info("admin HTTP on {}:{}: /healthz /readyz /metrics /status", options.admin_host,
                admin.port());
   spdlog::info("{}", price);
@@ -380,6 +310,19 @@ absl::Status CheckStore(const std::string& path) {
                           folder.string(), "; make the folder or give another path"));
 }
 
+// The tenants of --tenants, their budgets in *budgets, which need a store and a price.
+absl::StatusOr<std::unique_ptr<Tenants>> OpenTenants(const ServeOptions& options, bool has_price,
+                                                     AdmissionControl* admission,
+                                                     Budgets* budgets) {
+  auto tenants =
+      Tenants::Open(options.tenants, admission, options.usage_store.empty() ? nullptr : budgets);
+  if (!tenants.ok() || has_price || !budgets->any()) return tenants;
+  return absl::FailedPreconditionError(
+      absl::StrCat("tenants ", options.tenants,
+                   ": there is a budget in it, and what this machine "
+                   "costs is not known; say so with --price-per-hour, --machine or --rate-cards"));
+}
+
 int Check(const ServeOptions& options, const CLI::App& flags) {
   PrintSettings(flags);
   if (absl::Status status = CheckFiles(options); !status.ok()) return Fail(status);
@@ -388,8 +331,13 @@ int Check(const ServeOptions& options, const CLI::App& flags) {
   const auto prices = ReadPrices(options, SteadyClock().UtcNs());
   if (!prices.ok()) return Fail(prices.status());
   AdmissionControl admission(AdmissionOf(options));
-  const auto tenants = Tenants::Open(options.tenants, &admission);
+  Budgets budgets;
+  const bool has_price = prices->rates.At(SteadyClock().UtcNs()).known();
+  const auto tenants = OpenTenants(options, has_price, &admission, &budgets);
   if (!tenants.ok()) return Fail(tenants.status());
+  const SteadyClock clock;
+  const auto keys = OpenKeys(options, &clock);
+  if (!keys.ok()) return Fail(keys.status());
   const auto loaded = LoadAndTell(options);
   if (!loaded.ok()) return Fail(loaded.status());
   spdlog::info("everything was checked; nothing is served because of --check");
@@ -405,16 +353,23 @@ int Serve(const ServeOptions& options) {
   auto prices = ReadPrices(options, clock.UtcNs());
   if (!prices.ok()) return Fail(prices.status());
   RateSource& rates = prices->rates;
-  auto admin = AdminServer::Start(options.admin_host, options.admin_port, Pages(&state));
+  auto admin = AdminServer::Start(options.admin_host, options.admin_port, AdminPages(&state));
   if (!admin.ok()) return Fail(admin.status());
   AdmissionControl admission(AdmissionOf(options));
-  const auto tenants = Tenants::Open(options.tenants, &admission);
+  Budgets budgets;
+  const bool has_price = rates.At(clock.UtcNs()).known();
+  const auto tenants = OpenTenants(options, has_price, &admission, &budgets);
   if (!tenants.ok()) return Fail(tenants.status());
+  const auto keys = OpenKeys(options, &clock);
+  if (!keys.ok()) return Fail(keys.status());
+  TenantRates tenant_rates;
   auto store = OpenStore(options, started_ns, &clock);
   if (!store.ok()) return Fail(store.status());
   auto loaded = LoadAndTell(options);
   if (!loaded.ok()) return Fail(loaded.status());
 
+  (*loaded)->served.aliases = options.model.model_aliases;
+  (*loaded)->served.loaded_unix_seconds = clock.UtcNs() / 1'000'000'000;
   EngineOptions engine_options = (*loaded)->engine;
   SetEngineOptions(options, started_ns, rates.At(clock.UtcNs()), &engine_options);
   StepRecords records(kStepRecords, engine_options.sequences_max);
@@ -425,6 +380,9 @@ int Serve(const ServeOptions& options) {
     absl::Status named = (*store)->NameModel(
         (*loaded)->served.name, (*loaded)->served.arithmetic_id, rates.machine_share_ppm());
     if (!named.ok()) return Fail(named);
+    const auto spend = (*store)->SpendOfMonth(clock.UtcNs());
+    if (!spend.ok()) return Fail(spend.status());
+    budgets.SetSpent(*spend);
   }
   engine_options.secret = DrawServerSecret();
   Engine engine(engine_options, (*loaded)->executor(), (*loaded)->served.tokenizer.get(), &clock);
@@ -432,10 +390,13 @@ int Serve(const ServeOptions& options) {
   ServiceCounters counters;
   RequestLog log(MakeStdoutLogger());
   Metrics metrics(MetricsOptionsOf(options, (*loaded)->served), &clock);
+  auto trace = TraceWriter::Open(options.write_trace, &metrics);
+  if (!trace.ok()) return Fail(trace.status());
   if (absl::Status status = engine.WarmUp(); !status.ok()) return Fail(status);
   std::optional<Bookkeeper> books(std::in_place,
-                                  BookkeeperOptionsOf(options, prices->reference, &unrecorded),
-                                  store->get(), &records, engine.notifier(), &metrics, &clock);
+                                  BookkeeperOptionsOf(options, prices->reference, &unrecorded,
+                                                      *store != nullptr ? &budgets : nullptr),
+                                  store->get(), &records, engine.notifier(), trace->get(), &clock);
   ServiceParts parts{.model = &(*loaded)->served,
                      .engine = &engine,
                      .admission = &admission,
@@ -447,22 +408,27 @@ int Serve(const ServeOptions& options) {
                      .metrics = &metrics,
                      .books = &*books,
                      .tenants = tenants->get(),
+                     .rates = &tenant_rates,
+                     .keys = keys->get(),
                      .usage_store = options.usage_store};
-  if (*store != nullptr) parts.store = [&books] { return books->Snapshot(); };
-  engine.Start();
-  auto server = Server::Start(ServerOptionsOf(options), parts);
-  if (!server.ok()) {
-    engine.Stop();  // which closes the records
-    return Fail(server.status());
+  if (*store != nullptr) {
+    parts.store = [&books] { return books->Snapshot(); };
+    parts.budgets = &budgets;
   }
-  TellAddresses(options, rates.Describe(clock.UtcNs()), **server, **admin);
+  engine.Start();
+  auto doors = OpenDoors(options, parts);
+  if (!doors.ok()) {
+    engine.Stop();  // which closes the records
+    return Fail(doors.status());
+  }
+  TellAddresses(options, rates.Describe(clock.UtcNs()), *doors, **admin);
   signals.SetGraceful(true);
   state.parts = &parts;
-  state.server = server->get();
+  state.server = doors->grpc.get();
   spdlog::info("ready after {:.1f} seconds; Ctrl-C drains and ends",
                (clock.NowNs() - started_ns) / 1e9);
-  const int code = ServeUntilStopped(options, clock, &signals, &rates, tenants->get(),
-                                     server->get(), &engine, &*books);
+  const int code = ServeUntilStopped(options, clock, &signals, &rates, tenants->get(), keys->get(),
+                                     &*doors, &engine, &*books);
   admin->reset();  // its pages look at the parts below
   engine.Stop();
   books.reset();  // the last period is in it

@@ -16,6 +16,7 @@ namespace tuppence {
 
 struct ServedModel {
   std::string name;
+  std::vector<std::string> aliases;  // names that callers may use as well
   int32_t context_tokens = 0;
   int32_t vocab = 0;
 
@@ -25,6 +26,8 @@ struct ServedModel {
   std::string template_missing_why;            // one clause, where there is none
   std::vector<int32_t> stop_ids;               // the model's own and the template's end
   std::vector<uint64_t> mapped_ids;  // one bit for each id that may occur; [ceil(vocab / 64)]
+
+  int64_t loaded_unix_seconds = 0;
 
   // For GetModel.
   int64_t parameters = 0;

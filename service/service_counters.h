@@ -16,11 +16,22 @@
 
 namespace tuppence {
 
-enum class Method : uint8_t { kGenerate, kTokenize, kDetokenize, kGetModel, kGetUsage };
-inline constexpr int kMethods = 5;
+// The last three are HTTP's; its other routes count as what they are called over gRPC.
+enum class Method : uint8_t {
+  kGenerate,
+  kTokenize,
+  kDetokenize,
+  kGetModel,
+  kGetUsage,
+  kChat,
+  kCompletion,
+  kOther
+};
+inline constexpr int kMethods = 8;
 inline constexpr int kCodes = 17;  // gRPC's status codes
 inline constexpr std::array<const char*, kMethods> kMethodNames = {
-    "Generate", "Tokenize", "Detokenize", "GetModel", "GetUsage"};
+    "Generate", "Tokenize",       "Detokenize", "GetModel",
+    "GetUsage", "ChatCompletion", "Completion", "Other"};
 
 class ServiceCounters {
  public:

@@ -9,12 +9,15 @@
 namespace tuppence {
 
 class AdmissionControl;
+class ApiKeys;
 class Bookkeeper;
+class Budgets;
 class CallRegistry;
 class Clock;
 class Engine;
 class Metrics;
 class RequestLog;
+class TenantRates;
 class Tenants;
 class ServiceCounters;
 struct ServedModel;
@@ -41,6 +44,9 @@ struct ServiceParts {
   std::function<StoreState()> store = nullptr;  // how the usage store fares; empty: there is none
   const Bookkeeper* books = nullptr;            // null in tests: everything may be recorded
   const Tenants* tenants = nullptr;             // null: all are alike
+  Budgets* budgets = nullptr;                   // null where no usage store is kept
+  TenantRates* rates = nullptr;                 // goes with tenants
+  const ApiKeys* keys = nullptr;                // null: nobody needs one
   std::string usage_store;                      // its file, for readers; "": there is none
 };
 

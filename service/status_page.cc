@@ -32,6 +32,8 @@ Json ModelOf(const ServedModel& model) {
           {"weight_type", model.weight_type},
           {"kv_type", model.kv_type},
           {"context_tokens", model.context_tokens},
+          {"sequences_max", model.sequences_max},
+          {"step_tokens_max", model.step_tokens_max},
           {"weight_bytes", model.weight_bytes},
           {"kv_bytes", model.kv_bytes}};
 }
@@ -69,6 +71,15 @@ Json RateCardOf(const RateCard& card) {
           {"usd_per_hour", 1e-6 * static_cast<double>(card.micro_usd_per_hour)},
           {"machine_share", static_cast<double>(card.machine_share_ppm) / kPpm},
           {"source", card.source}};
+}
+
+// As fitted to the steps so far; `tuppence plan --status` plans with it.
+Json StepCostOf(const StepCostCoefficients& cost) {
+  return {{"launch_ns", cost.launch_ns},
+          {"weights_ns", cost.weights_ns},
+          {"token_ns", cost.token_ns},
+          {"attention_ns", cost.attention_ns},
+          {"kv_read_ns", cost.kv_read_ns}};
 }
 
 Json StoreOf(const ServiceParts& parts) {
@@ -150,6 +161,7 @@ std::string StatusJson(const ServiceParts& parts, const Readiness& readiness) {
       {"steps", engine.steps},
       {"model_error_p50", engine.step_model_error_p50},
       {"model_error_p95", engine.step_model_error_p95}};
+  status["step_cost"] = StepCostOf(engine.cost);
   Json& accounts = status["machine_seconds"];
   const auto ns = NsOf(engine.accounts);
   for (int i = 0; i < kAccounts; ++i) accounts[kAccountNames[i]] = kSeconds * ns[i];

@@ -62,12 +62,39 @@ absl::Status ReadLimit(const Json& value, const std::string& where, const char* 
   return absl::OkStatus();
 }
 
+absl::Status ReadBudget(const Json& value, const std::string& where,
+                        std::optional<Budget>* budget) {
+  const auto wrong = [&](const char* key, const Json& found, const char* allowed) {
+    return Wrong(where, absl::StrCat(key, " is ", ShowJson(found), "; ", allowed, " is allowed"));
+  };
+  if (!value.is_object() || !value.contains("usd") || !value.contains("per")) {
+    return wrong("budget", value, "an object as {\"usd\": 5, \"per\": \"day\"}");
+  }
+  if (absl::Status keys = CheckKeys(value, absl::StrCat(where, ".budget"), {"usd", "per"});
+      !keys.ok()) {
+    return keys;
+  }
+  const Json& usd = value["usd"];
+  const double amount = usd.is_number() ? usd.get<double>() : -1;
+  if (!(amount >= 1e-9 && amount <= 1e6)) {
+    return wrong("budget.usd", usd, "a number from 0.000000001 to 1000000");
+  }
+  const Json& per = value["per"];
+  if (per != NameOf(BudgetSpan::kDay) && per != NameOf(BudgetSpan::kMonth)) {
+    return wrong("budget.per", per, "\"day\" or \"month\"");
+  }
+  *budget = {.nanousd = std::llround(amount * 1e9),
+             .per = per == NameOf(BudgetSpan::kDay) ? BudgetSpan::kDay : BudgetSpan::kMonth};
+  return absl::OkStatus();
+}
+
 absl::StatusOr<TenantGrant> ReadGrant(const Json& json, const std::string& where,
                                       const TenantLimits& defaults) {
   TenantGrant grant;
   grant.limits = defaults;
-  absl::Status keys =
-      CheckKeys(json, where, {"weight", "classes", "requests_max", "prompt_tokens_max", "note"});
+  absl::Status keys = CheckKeys(json, where,
+                                {"weight", "classes", "requests_max", "prompt_tokens_max",
+                                 "requests_per_minute", "tokens_per_minute", "budget", "note"});
   if (!keys.ok()) return keys;
   for (const auto& [key, value] : json.items()) {
     absl::Status read;
@@ -79,6 +106,13 @@ absl::StatusOr<TenantGrant> ReadGrant(const Json& json, const std::string& where
     if (key == "prompt_tokens_max") {
       read = ReadLimit(value, where, key.c_str(), &grant.limits.prompt_tokens_max);
     }
+    if (key == "requests_per_minute") {
+      read = ReadLimit(value, where, key.c_str(), &grant.minute.requests);
+    }
+    if (key == "tokens_per_minute") {
+      read = ReadLimit(value, where, key.c_str(), &grant.minute.tokens);
+    }
+    if (key == "budget") read = ReadBudget(value, where, &grant.budget);
     if (!read.ok()) return read;
   }
   return grant;
@@ -131,8 +165,9 @@ absl::StatusOr<TenantGrants> TenantGrants::Parse(const std::string& text,
 }
 
 absl::StatusOr<std::unique_ptr<Tenants>> Tenants::Open(const std::string& path,
-                                                       AdmissionControl* admission) {
-  std::unique_ptr<Tenants> tenants(new Tenants(path, admission));
+                                                       AdmissionControl* admission,
+                                                       Budgets* budgets) {
+  std::unique_ptr<Tenants> tenants(new Tenants(path, admission, budgets));
   if (path.empty()) return tenants;
   if (absl::Status read = tenants->Reload(); !read.ok()) return read;
   return tenants;
@@ -148,7 +183,19 @@ absl::Status Tenants::Reload() {
       ReadFile(path_, {limits.tenant_requests_max, limits.tenant_prompt_tokens_max});
   if (!grants.ok()) return grants.status();
   absl::flat_hash_map<std::string, TenantLimits> by_tenant;
-  for (const auto& [name, grant] : grants->tenants) by_tenant.emplace(name, grant.limits);
+  TenantBudgets spend = {.tenants = {}, .others = grants->others.budget};
+  for (const auto& [name, grant] : grants->tenants) {
+    by_tenant.emplace(name, grant.limits);
+    spend.tenants.emplace(name, grant.budget);
+  }
+  if (budgets_ == nullptr && spend.any()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("tenants ", path_,
+                     ": there is a budget in it, and no usage store to keep "
+                     "account of what is spent; name one with --usage-store FILE, or take the "
+                     "budgets out"));
+  }
+  if (budgets_ != nullptr) budgets_->SetBudgets(std::move(spend));
   absl::MutexLock lock(&mutex_);
   admission_->SetTenantLimits(std::move(by_tenant), grants->others.limits);
   grants_ = *std::move(grants);
@@ -163,6 +210,7 @@ absl::StatusOr<TenantTerms> Tenants::TermsOf(const std::string& tenant,
   const auto may_use = [&grant](PriorityClass c) { return grant.may_use[static_cast<int>(c)]; };
   TenantTerms terms;
   terms.weight_milli = grant.weight_milli;
+  terms.minute = grant.minute;
   terms.priority_class = asked.value_or(PriorityClass::kStandard);
   for (int i = 0; !asked.has_value() && !may_use(terms.priority_class); ++i) {
     terms.priority_class = static_cast<PriorityClass>(i);

@@ -3,11 +3,12 @@
 //
 //   {"tenants": {"shop":  {"weight": 4, "classes": ["interactive", "standard"]},
 //                "crawl": {"weight": 0.5, "classes": ["batch"], "requests_max": 200,
-//                          "prompt_tokens_max": 400000}},
-//    "others":  {"weight": 1}}
+//                          "prompt_tokens_max": 400000, "budget": {"usd": 5, "per": "day"}}},
+//    "others":  {"weight": 1, "budget": {"usd": 0.5, "per": "month"}}}
 //
-// "others" is everybody whom the file does not name. What an entry leaves out is: weight 1, every
-// class, the limits of --tenant-requests-max and --tenant-tokens-max.
+// requests_per_minute and tokens_per_minute limit a tenant in time; without them nothing does.
+// "others" is everybody whom the file does not name, each for itself. What an entry leaves out is:
+// weight 1, every class, the limits of --tenant-requests-max and --tenant-tokens-max, no budget.
 // Made by serve, read by the calls. Safe on any thread.
 #pragma once
 
@@ -23,6 +24,8 @@
 #include "absl/synchronization/mutex.h"
 #include "scheduler/admission.h"
 #include "scheduler/priority_class.h"
+#include "service/budgets.h"
+#include "service/tenant_rates.h"
 
 namespace tuppence {
 
@@ -30,9 +33,11 @@ namespace tuppence {
 const char* NameOf(PriorityClass priority_class);
 
 struct TenantGrant {
+  MinuteLimits minute;
   int64_t weight_milli = 1000;
   std::array<bool, kPriorityClasses> may_use = {true, true, true};
   TenantLimits limits;
+  std::optional<Budget> budget;
 };
 
 struct TenantGrants {
@@ -48,13 +53,16 @@ struct TenantGrants {
 struct TenantTerms {
   PriorityClass priority_class = PriorityClass::kStandard;
   int64_t weight_milli = 1000;
+  MinuteLimits minute;
 };
 
 class Tenants {
  public:
-  // path "": everybody gets the defaults. admission, which outlives this, is told of the limits.
+  // path "": everybody gets the defaults. admission is told of the limits, budgets of the budgets;
+  // both outlive this. budgets null: spend is not kept, and a budget is FAILED_PRECONDITION.
   static absl::StatusOr<std::unique_ptr<Tenants>> Open(const std::string& path,
-                                                       AdmissionControl* admission);
+                                                       AdmissionControl* admission,
+                                                       Budgets* budgets = nullptr);
   // Reads the file again; holds for requests that come from now on. On an error all stays as it
   // was. FAILED_PRECONDITION: there is no file.
   absl::Status Reload();
@@ -66,11 +74,12 @@ class Tenants {
                                       std::optional<PriorityClass> asked) const;
 
  private:
-  Tenants(std::string path, AdmissionControl* admission)
-      : path_(std::move(path)), admission_(admission) {}
+  Tenants(std::string path, AdmissionControl* admission, Budgets* budgets)
+      : path_(std::move(path)), admission_(admission), budgets_(budgets) {}
 
   const std::string path_;
   AdmissionControl* const admission_;
+  Budgets* const budgets_;
   mutable absl::Mutex mutex_;
   TenantGrants grants_ ABSL_GUARDED_BY(mutex_);
 };

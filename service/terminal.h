@@ -1,5 +1,5 @@
 // What the commands know of the terminal: whether there is one, how text is shown on it, and what
-// Ctrl-C does. Used by chat_command and score_command.
+// Ctrl-C does. Used by the commands.
 #pragma once
 
 #include <functional>

@@ -24,7 +24,7 @@ grpc::ServerUnaryReactor* AnswerUnary(Method method, const ServiceParts& parts,
   CallIdentity identity;
   Request request;
   Response response;
-  absl::Status status = ReadIdentity(*context, parts.limits, &identity);
+  absl::Status status = ReadIdentity(*context, parts, &identity);
   if (status.ok()) status = ReadDeadline(*context, parts.limits, *parts.clock).status();
   if (status.ok()) status = ParseMessage(bytes, parts.limits, &request);
   if (status.ok()) status = answer(parts, identity, &request, &response);

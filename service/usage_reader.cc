@@ -162,7 +162,7 @@ absl::Status UsageReader::CheckIsStore() {
     if (code == SQLITE_NOTADB) return not_a_store;
     return absl::UnavailableError(sqlite3_errmsg(database_));
   }
-  const int64_t found = version.Integer();
+  const int64_t found = version_ = version.Integer();
   SqliteRows tables(database_,
                     "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name IN "
                     "('runs', 'rate_cards', 'periods', 'period_charges', 'requests')");
@@ -344,6 +344,24 @@ absl::StatusOr<std::optional<FoundRequest>> UsageReader::FindRequest(
   found.card.machine_share_ppm = rows.Integer();
   found.card.micro_usd_per_hour = rows.IntegerOrNull().value_or(-1);
   return found;
+}
+
+absl::StatusOr<std::optional<std::vector<StoredDay>>> UsageReader::Days() {
+  if (version_ < 2) return std::nullopt;
+  std::vector<StoredDay> days;
+  SqliteRows rows(database_,
+                  "SELECT tenant, day, spent_nanousd, (SELECT coalesce(sum(cut_off_nanousd), 0) "
+                  "FROM budget_holds AS h WHERE h.tenant = d.tenant AND h.day = d.day) "
+                  "FROM tenant_days AS d ORDER BY tenant, day");
+  while (rows.Next()) {
+    StoredDay& day = days.emplace_back();
+    day.tenant = rows.Text();
+    day.day = rows.Integer();
+    day.spent_nanousd = rows.Integer();
+    day.cut_off_nanousd = rows.Integer();
+  }
+  if (!rows.status().ok()) return Named(rows.status(), path_);
+  return days;
 }
 
 absl::StatusOr<int64_t> UsageReader::RemovedRequests() {

@@ -120,6 +120,15 @@ struct FoundRequest {
   RateCard card;  // at its end, with the run's share; not known() without one
 };
 
+// What a tenant spent in a day of UTC, by the rows of requests received in it and what kills cut
+// off.
+struct StoredDay {
+  std::string tenant;
+  int64_t day = 0;  // since 1970
+  int64_t spent_nanousd = 0;
+  int64_t cut_off_nanousd = 0;  // of it
+};
+
 // [from, to) in UTC.
 struct UtcWindow {
   int64_t from_ns = std::numeric_limits<int64_t>::min();
@@ -151,6 +160,8 @@ class UsageReader {
   // of any. None: there is no such row.
   absl::StatusOr<std::optional<FoundRequest>> FindRequest(const std::string& id,
                                                           const std::optional<std::string>& tenant);
+  // By tenant and day. None: the store is older than they are.
+  absl::StatusOr<std::optional<std::vector<StoredDay>>> Days();
   // Rows that retention has removed: how many sequence numbers precede the first row kept.
   absl::StatusOr<int64_t> RemovedRequests();
 
@@ -162,6 +173,7 @@ class UsageReader {
 
   const std::string path_;
   sqlite3* const database_;
+  int64_t version_ = 0;  // of its schema
 };
 
 }  // namespace tuppence

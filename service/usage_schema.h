@@ -4,7 +4,7 @@
 
 namespace tuppence {
 
-inline constexpr int kUsageSchemaVersion = 1;
+inline constexpr int kUsageSchemaVersion = 2;
 
 inline constexpr char kUsageSchema[] = R"sql(
 CREATE TABLE runs (                 -- one for each process
@@ -67,7 +67,7 @@ CREATE TABLE requests (
   received_utc_ns INTEGER NOT NULL,
   ended_utc_ns    INTEGER NOT NULL,
   ended_ns        INTEGER NOT NULL,
-  outcome         TEXT NOT NULL,    -- ok, length, cancelled, deadline, drained, error
+  outcome         TEXT NOT NULL,    -- ok, length, cancelled, deadline, drained, error, cost_limit
   code            INTEGER NOT NULL, -- gRPC's
   prompt_tokens   INTEGER NOT NULL,
   cached_tokens   INTEGER NOT NULL,
@@ -99,8 +99,35 @@ CREATE INDEX requests_by_tenant ON requests (tenant, ended_utc_ns);
 CREATE INDEX requests_by_caller_id ON requests (caller_id) WHERE caller_id != '';
 )sql";
 
+// Day: of UTC, since 1970. A request is spent in the day it was received in.
+inline constexpr char kBudgetSchema[] = R"sql(
+CREATE TABLE tenant_days (          -- what each tenant's requests were told they cost, every tenant's
+  tenant          TEXT NOT NULL,
+  day             INTEGER NOT NULL,
+  spent_nanousd   INTEGER NOT NULL, -- of the rows in requests, and of the holds that were cut off
+  PRIMARY KEY (tenant, day)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tenant_days_by_day ON tenant_days (day);
+
+CREATE TABLE budget_holds (         -- requests in progress of tenants with a budget
+  request_id      TEXT PRIMARY KEY,
+  run_id          TEXT NOT NULL REFERENCES runs,
+  tenant          TEXT NOT NULL,
+  day             INTEGER NOT NULL,
+  held_nanousd    INTEGER NOT NULL, -- what it may cost at most
+  held_ns         INTEGER NOT NULL,
+  micro_usd_per_hour INTEGER NOT NULL, -- of the whole machine, then
+  machine_share_ppm INTEGER NOT NULL,
+  cut_off_nanousd INTEGER           -- null: in progress; else a kill ended it, and this was posted
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO tenant_days
+  SELECT tenant, received_utc_ns / 86400000000000, sum(coalesce(cost_nanousd, 0))
+  FROM requests GROUP BY 1, 2;
+)sql";
+
 // Element i takes a store from version i to i + 1; an empty file is version 0.
-inline constexpr const char* kUsageMigrations[kUsageSchemaVersion] = {kUsageSchema};
+inline constexpr const char* kUsageMigrations[kUsageSchemaVersion] = {kUsageSchema, kBudgetSchema};
 
 // PRAGMA application_id: "TPPC". Tells our files from other programs' databases.
 inline constexpr int kUsageApplicationId = 0x54505043;

@@ -27,7 +27,6 @@ constexpr int kBusyMs = 5000;        // a reader that recovers the log is done b
 constexpr int kRemovedAtOnce = 500;  // rows: some milliseconds that a closing message may wait
 constexpr int64_t kRemoveAgainNs = 250'000'000;
 constexpr int64_t kRemoveEveryNs = 60'000'000'000;
-constexpr int64_t kDayNs = int64_t{86'400} * 1'000'000'000;
 
 constexpr char kInsertRow[] = R"sql(
 INSERT INTO requests (request_id, caller_id, run_id, tenant, model, received_utc_ns, ended_utc_ns,
@@ -121,10 +120,12 @@ UsageStore::UsageStore(const StoreOptions& options, const StoreRun& run,
       run_id_(MakeRunId()),
       lock_(std::move(lock)),
       statements_(std::make_unique<Statements>()),
+      budgets_(std::make_unique<BudgetStore>()),
       checkpoint_at_pages_(options.checkpoint_pages) {}
 
 UsageStore::~UsageStore() {
   statements_.reset();
+  budgets_.reset();
   sqlite3_close(database_);
 }
 
@@ -220,7 +221,7 @@ absl::Status UsageStore::Prepare() {
         std::pair{&s.trial, kTrial}}) {
     if (statement->Prepare(database_, sql) != SQLITE_OK) return Failure();
   }
-  return absl::OkStatus();
+  return Done(budgets_->Prepare(database_));
 }
 
 absl::Status UsageStore::BeginRun() {
@@ -235,7 +236,7 @@ absl::Status UsageStore::BeginRun() {
   const std::string boot_id = BootId();
   return InTransaction([&] {
     close << last.run_id << last.alive_ns;
-    if (!close.Run() || !date.Run()) return Failure();
+    if (!close.Run() || !date.Run() || !budgets_->PostCutOff(run_id_)) return Failure();
     begin << run_id_ << instance << boot_id << run_.version << run_.started_ns
           << run_.started_utc_ns;
     return Done(begin.Run());
@@ -253,8 +254,8 @@ absl::Status UsageStore::NameModel(const std::string& model, const std::string& 
   });
 }
 
-absl::Status UsageStore::Write(std::span<const EndedRequest> ended,
-                               std::span<const Period> periods) {
+absl::Status UsageStore::Write(std::span<const EndedRequest> ended, std::span<const Period> periods,
+                               const HoldChanges& holds) {
   int moved = 0;
   sqlite3_file_control(database_, nullptr, SQLITE_FCNTL_HAS_MOVED, &moved);
   if (moved != 0) {
@@ -263,13 +264,14 @@ absl::Status UsageStore::Write(std::span<const EndedRequest> ended,
         ": the file was moved or deleted under the running service; put it back, or restart"));
   }
   return InTransaction([&] {
+    if (!budgets_->Change(holds, run_id_)) return Failure();
     for (const EndedRequest& one : ended) {
       if (absl::Status status = WriteRow(one.row); !status.ok()) return status;
     }
     for (const Period& period : periods) {
       if (absl::Status status = WritePeriod(period); !status.ok()) return status;
     }
-    if (!ended.empty() || !periods.empty()) return absl::OkStatus();
+    if (!ended.empty() || !periods.empty() || !holds.empty()) return absl::OkStatus();
     statements_->trial << run_id_;
     return Done(statements_->trial.Run());
   });
@@ -291,7 +293,14 @@ absl::Status UsageStore::WriteRow(const RequestRow& row) {
       .If(cost.has_rate, cost.rate_card_id)
       .If(cost.has_reference, cost.reference_nanousd)
       .If(cost.has_reference, cost.reference_id);
-  return Done(insert.Run());
+  if (!insert.Run()) return Failure();
+  return Done(budgets_->Post(row, /*is_new=*/sqlite3_changes(database_) > 0));
+}
+
+absl::StatusOr<std::vector<DaySpend>> UsageStore::SpendOfMonth(int64_t utc_ns) {
+  std::vector<DaySpend> spend;
+  if (!budgets_->ReadSpend(utc_ns, &spend)) return Failure();
+  return spend;
 }
 
 absl::Status UsageStore::WritePeriod(const Period& period) {
@@ -346,7 +355,9 @@ absl::Status UsageStore::Remove(int64_t now_ns, int64_t utc_now_ns) {
   const absl::StatusOr<int64_t> old = Number(
       absl::StrCat("SELECT EXISTS (SELECT 1 FROM requests WHERE ended_utc_ns < ", rows_before_ns,
                    ") OR EXISTS (SELECT 1 FROM periods WHERE utc_start_ns < ", periods_before_ns,
-                   ") OR EXISTS (SELECT 1 FROM runs WHERE ended_utc_ns < ", periods_before_ns, ")")
+                   ") OR EXISTS (SELECT 1 FROM runs WHERE ended_utc_ns < ", periods_before_ns,
+                   ") OR EXISTS (SELECT 1 FROM tenant_days WHERE day < ", DayOf(periods_before_ns),
+                   ")")
           .c_str());
   if (!old.ok() || *old == 0) return old.status();
   SqliteStatement rows, charges, periods, runs;
@@ -370,7 +381,7 @@ absl::Status UsageStore::Remove(int64_t now_ns, int64_t utc_now_ns) {
       return absl::OkStatus();
     }
     runs << periods_before_ns;
-    return Done(runs.Run());
+    return Done(runs.Run() && budgets_->Remove(periods_before_ns));
   });
 }
 

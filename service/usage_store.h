@@ -9,11 +9,13 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "scheduler/clock.h"
 #include "scheduler/step_records.h"
+#include "service/budget_store.h"
 
 struct sqlite3;
 
@@ -53,11 +55,15 @@ class UsageStore {
   absl::Status NameModel(const std::string& model, const std::string& arithmetic_id,
                          int64_t machine_share_ppm);
 
-  // Makes rows and periods durable, all or none, and each once however often it is tried: a row or
-  // period that is there already stays as it is. With neither it is a trial whether the disk can be
-  // written. After an error everything may be tried again with the same store.
-  // Requires: no row is `unrecorded`.
-  absl::Status Write(std::span<const EndedRequest> ended, std::span<const Period> periods);
+  // Makes rows, periods and holds durable, all or none, and each once however often it is tried: a
+  // row or period that is there already stays as it is. A row's cost is posted to its tenant's day
+  // and its hold is over. With nothing it is a trial whether the disk can be written. After an
+  // error everything may be tried again with the same store. Requires: no row is `unrecorded`.
+  absl::Status Write(std::span<const EndedRequest> ended, std::span<const Period> periods,
+                     const HoldChanges& holds = {});
+
+  // What each tenant has spent since the month of UTC began that holds the moment.
+  absl::StatusOr<std::vector<DaySpend>> SpendOfMonth(int64_t utc_ns);
 
   // The run ended in good order, at the end of its last period.
   absl::Status EndRun(int64_t ended_ns);
@@ -100,6 +106,7 @@ class UsageStore {
   sqlite3* database_ = nullptr;
   struct Statements;  // prepared once
   std::unique_ptr<Statements> statements_;
+  std::unique_ptr<BudgetStore> budgets_;
   std::string model_;
   int log_pages_ = 0;  // of the write-ahead log, at the last commit
   int checkpoint_at_pages_;

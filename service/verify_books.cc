@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "service/budgets.h"
 #include "service/usage_reader.h"
 
 namespace tuppence {
@@ -67,6 +68,7 @@ class Verifier {
     for (const auto& [account, pages] : pages_) {
       if (status = CheckPages(account, pages); !status.ok()) return status;
     }
+    if (status = CheckDays(); !status.ok()) return status;
     return books_;
   }
 
@@ -202,11 +204,37 @@ class Verifier {
     status.Update(CheckCost(row, request, run));
     if (!status.ok()) return status;
     oldest_row_utc_ns_ = std::min(oldest_row_utc_ns_, request.ended_utc_ns);
+    day_costs_[{request.tenant, DayOf(request.received_utc_ns)}] +=
+        request.cost_nanousd.value_or(0);
     ++books_.requests;
     Page& page = pages_[{request.run_id, request.tenant, request.model}]
                        [PeriodOf(run.periods, request.ended_ns)];
     page.rows_ns += request.recorded_ns();
     if (request.written_off) page.rows_written_off_ns += request.recorded_ns();
+    return absl::OkStatus();
+  }
+
+  // What tenants spent in a day is the rows received in it and what kills cut off, as far back as
+  // all rows are kept.
+  absl::Status CheckDays() {
+    const auto days = reader_->Days();
+    if (!days.ok()) return days.status();
+    if (!days->has_value()) return absl::OkStatus();
+    for (const StoredDay& day : **days) {
+      const int64_t rows_nanousd = std::exchange(day_costs_[{day.tenant, day.day}], 0);
+      if (books_.removed_rows > 0 && day.day * kDayNs < oldest_row_utc_ns_) continue;
+      absl::Status status =
+          Equal(absl::StrCat("tenant_days row (tenant ", day.tenant, ", day ", day.day, ")"),
+                "spent_nanousd", day.spent_nanousd, rows_nanousd + day.cut_off_nanousd);
+      if (!status.ok()) return status;
+    }
+    for (const auto& [day, nanousd] : day_costs_) {
+      if (nanousd == 0 || (books_.removed_rows > 0 && day.second * kDayNs < oldest_row_utc_ns_)) {
+        continue;
+      }
+      return Wrong(absl::StrCat("tenant_days row (tenant ", day.first, ", day ", day.second, ")"),
+                   absl::StrCat("is not there, and requests of it cost ", nanousd));
+    }
     return absl::OkStatus();
   }
 
@@ -301,6 +329,7 @@ class Verifier {
   std::map<std::string, Run> runs_;
   std::map<std::string, RateCard> cards_;
   std::map<Account, Pages> pages_;
+  std::map<std::pair<std::string, int64_t>, int64_t> day_costs_;  // of rows, by tenant and day
   int64_t oldest_row_utc_ns_ = std::numeric_limits<int64_t>::max();
 };
 

@@ -6,6 +6,7 @@
 
 #include <sstream>
 
+#include "service/planner/trace_file.h"
 #include "tests/end_to_end/service_process.h"
 
 namespace tuppence {
@@ -63,6 +64,23 @@ TEST(DiscretionTest, PromptsAndAnswersAreNotInTheLog) {
     EXPECT_THAT(log, Not(HasSubstr(kSentinel)));
     EXPECT_THAT(log, Not(HasSubstr("48213")));
   }
+}
+
+TEST(DiscretionTest, ATraceHasTimesAndCountsAndNoText) {
+  const TemporaryFolder folder;
+  const std::string path = folder.path() + "/trace.csv";
+  ServiceProcess service(kDemoModel, {"--write-trace", path});
+  ASSERT_TRUE(service.ready()) << service.Story();
+  UseTheService(&service);
+  service.process().Signal(SIGTERM);
+  EXPECT_EQ(service.process().Wait(20), 0) << service.Story();
+  const std::string trace = ReadFile(path);
+  EXPECT_THAT(trace, Not(HasSubstr(kSentinel)));
+  EXPECT_THAT(trace, Not(HasSubstr("48213")));
+  const auto traffic = ParseTrace(trace);
+  ASSERT_TRUE(traffic.ok()) << traffic.status() << "\n" << trace;
+  ASSERT_EQ(traffic->arrivals.size(), 1u) << trace;
+  EXPECT_GT(traffic->arrivals[0].prompt_tokens, 10);
 }
 
 TEST(DiscretionTest, NoOutboundConnectionAndNothingWrittenToDisk) {

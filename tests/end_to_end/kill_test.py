@@ -114,4 +114,5 @@ def main():
           f"acknowledged, 0 lost, 0 doubled, {rows} rows\n{verified}")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -167,6 +167,24 @@ TEST_F(CostLedgerTest, ALongPromptPaysForItsArithmetic) {
   EXPECT_EQ(prompt.prefill_ns, prompt.machine_ns);
 }
 
+TEST_F(CostLedgerTest, AModelOfTinyTimesDividesAStepAsOneOfLargeTimesDoes) {
+  for (const double token_ns : {1e6, 1.0, 1e-4, 1e-12, 1e-90}) {
+    LedgerOptions options = Options();
+    options.coefficients = {
+        .launch_ns = 0, .weights_ns = 0, .token_ns = token_ns, .attention_ns = 0, .kv_read_ns = 0};
+    CostLedger ledger(options);
+    Charges prompt;
+    std::vector<Charges> decodes(60);
+    std::vector<StepPlayer> players = {{&prompt, 0, Prefill(20), {}}};
+    for (size_t i = 0; i < decodes.size(); ++i) {
+      players.push_back({&decodes[i], static_cast<int64_t>(i) + 1, {}, Decode(500)});
+    }
+    ledger.ChargeStep(players, kStart + 80'000'000'000);
+    EXPECT_NEAR(prompt.machine_ns, 20'000'000'000, 10) << token_ns;
+    for (const Charges& decode : decodes) EXPECT_NEAR(decode.machine_ns, 1'000'000'000, 10);
+  }
+}
+
 TEST_F(CostLedgerTest, MoneyIsTimeAtTheRateCardRoundedToNearest) {
   EXPECT_EQ(NanoUsd({"card", 500'000}, 3'600'000'000'000), 500'000'000) << "an hour: half a dollar";
   EXPECT_EQ(NanoUsd({"card", 3'600'000'000}, 1), 1);

@@ -205,5 +205,28 @@ TEST(StepCostModelTest, AModelOfZerosGivesZeroShares) {
   for (const double share : Shares(nothing, {Decode(5), Chunk(0, 9)})) EXPECT_EQ(share, 0);
 }
 
+TEST(StepCostModelTest, ARequestAloneCostsWhatItsStepsDo) {
+  const StepCostCoefficients coefficients = {
+      .launch_ns = 11, .weights_ns = 70, .token_ns = 13, .attention_ns = 3, .kv_read_ns = 2};
+  const StepCostModel model(coefficients, 0);
+  for (const int64_t choices : {1, 3, 8}) {
+    for (const int64_t max_tokens : {1, 2, 57}) {
+      double steps_ns = 0;
+      for (int64_t first = 0; first < 100; first += 32) {
+        steps_ns +=
+            model.StepNs(WorkOf(first, std::min<int64_t>(100, first + 32), Phase::kPrefill));
+      }
+      for (int64_t position = 100; position < 100 + max_tokens - 1; ++position) {
+        StepWork work;
+        for (int64_t i = 0; i < choices; ++i) {
+          work.Add(WorkOf(position, position + 1, Phase::kDecode));
+        }
+        steps_ns += model.StepNs(work);
+      }
+      EXPECT_NEAR(AloneNs(coefficients, 100, max_tokens, choices, 32), steps_ns, 1e-6);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tuppence

@@ -70,6 +70,24 @@ TEST_F(BadParametersTest, C4NumberOfChoices) {
   }
 }
 
+TEST_F(BadParametersTest, MaxCost) {
+  for (const int64_t bad : {int64_t{0}, int64_t{-1}, std::numeric_limits<int64_t>::min()}) {
+    ExpectRefused([&](auto& r) { r.set_max_cost_nanousd(bad); }, "max_cost_nanousd", "at least 1");
+  }
+  ServiceHarness unpriced([] {
+    HarnessOptions options;
+    options.engine.rate_card = {};
+    return options;
+  }());
+  v1::GenerateRequest request = ServiceHarness::GoodRequest();
+  request.set_max_cost_nanousd(1000);
+  const auto call = unpriced.Generate(request);
+  EXPECT_EQ(call->Wait().code, kFailedPrecondition);
+  EXPECT_EQ(call->Wait().reason, "NO_RATE_CARD");
+  EXPECT_THAT(call->Wait().message, HasSubstr("--price-per-hour"));
+  unpriced.ExpectUnharmed();
+}
+
 TEST_F(BadParametersTest, C5MaxTokens) {
   for (const int32_t bad : {0, -1, kLowest}) {
     ExpectRefused([&](auto& r) { r.mutable_sampling()->set_max_tokens(bad); },

@@ -117,6 +117,44 @@ class BookkeeperTest : public testing::TestWithParam<CrashDisk::Fault> {
 };
 
 using BrokenDiskTest = BookkeeperTest;
+TEST_P(BrokenDiskTest, AHoldIsInTheStoreUntilTheRowIsAndTheRowsCostIsSpentFromThenOn) {
+  Budgets budgets;
+  budgets.SetBudgets({.tenants = {}, .others = Budget{1'000'000, BudgetSpan::kMonth}});
+  options_.budgets = &budgets;
+  Begin();
+  EndedRequest ended = MakeEnded(1);
+  const std::string tenant = ended.row.tenant;
+  const int64_t cost_nanousd = ended.row.cost.cost_nanousd;
+  const int64_t utc_ns = ended.row.received_utc_ns;
+  ASSERT_TRUE(
+      budgets
+          .Hold(
+              {.request_id = ended.row.id, .tenant = tenant, .nanousd = 100, .held_utc_ns = utc_ns})
+          .ok());
+  Publish(2).end();  // as the record of any step does
+  EXPECT_EQ(QueryOne(path_, "SELECT tenant, held_nanousd FROM budget_holds"), tenant + "|100");
+  const auto state = [&] {
+    for (const BudgetState& one : budgets.States(utc_ns, 9)) {
+      if (one.tenant == tenant) return one;
+    }
+    return BudgetState();
+  };
+  Break();
+  Caller caller = Publish(std::move(ended));
+  EXPECT_TRUE(Soon([&] { return refuses(); }));
+  EXPECT_EQ(state().held_nanousd, 100) << "its row is not stored yet";
+  EXPECT_EQ(state().spent_nanousd, 0);
+  disk_.Repair();
+  EXPECT_TRUE(caller.end().status.ok());
+  EXPECT_EQ(state().held_nanousd, 0);
+  EXPECT_EQ(state().spent_nanousd, cost_nanousd);
+  EXPECT_EQ(QueryOne(path_, "SELECT count(*) FROM budget_holds"), "0");
+  EXPECT_EQ(
+      QueryOne(path_, "SELECT spent_nanousd FROM tenant_days WHERE tenant = '" + tenant + "'"),
+      absl::StrCat(cost_nanousd));
+  End();
+}
+
 INSTANTIATE_TEST_SUITE_P(Disks, BrokenDiskTest,
                          testing::Values(CrashDisk::Fault::kFull, CrashDisk::Fault::kNoSync),
                          [](const auto& info) {

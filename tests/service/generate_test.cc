@@ -47,6 +47,18 @@ TEST_F(GenerateTest, AnswersAChatInValidTextWithUsageAndCostLast) {
   }
 }
 
+TEST_F(GenerateTest, ALimitOfCostEndsTheAnswer) {
+  service_.executor.step_us = 2000;
+  v1::GenerateRequest request = ServiceHarness::GoodRequest();
+  request.mutable_sampling()->set_max_tokens(1000);
+  request.set_max_cost_nanousd(10'000);
+  const auto call = service_.Generate(request);
+  ASSERT_EQ(call->Wait().code, kOk) << call->Wait().message;
+  EXPECT_EQ(call->finish_reason(), v1::FINISH_REASON_COST_LIMIT);
+  EXPECT_LT(call->usage().completion_tokens(), 1000);
+  service_.ExpectUnharmed();
+}
+
 TEST_F(GenerateTest, EveryMessageHoldsWholeCharactersOnly) {
   service_.executor.step_us = 200;
   v1::GenerateRequest request = ServiceHarness::GoodRequest();

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "service/budgets.h"
 #include "service/usage_schema.h"
 
 namespace tuppence {
@@ -25,7 +26,7 @@ MadeStore::MadeStore() {
                        ++made, ".db");
   std::filesystem::remove(path_);
   EXPECT_EQ(sqlite3_open(path_.c_str(), &database_), SQLITE_OK);
-  Sql(kUsageSchema);
+  for (const char* sql : kUsageMigrations) Sql(sql);
   Sql(absl::StrCat("PRAGMA user_version = ", kUsageSchemaVersion));
   Sql(absl::StrCat("PRAGMA application_id = ", kUsageApplicationId));
 }
@@ -90,6 +91,10 @@ void MadeStore::Request(const std::string& run, const MadeRequest& request) {
                    request.cost_nanousd.has_value() ? "'card'" : "NULL", ", ",
                    or_null(request.reference_nanousd), ", ",
                    request.reference_nanousd.has_value() ? "'api@2026-11-01'" : "NULL", ")"));
+  Sql(absl::StrCat("INSERT INTO tenant_days VALUES ('", request.tenant, "', ", DayOf(received_ns),
+                   ", ", request.cost_nanousd.value_or(0),
+                   ") ON CONFLICT DO UPDATE SET spent_nanousd = spent_nanousd + "
+                   "excluded.spent_nanousd"));
 }
 
 void MadeStore::End(const std::string& run, int64_t lost_ns) {

@@ -18,6 +18,7 @@
 #include "scheduler/admission.h"
 #include "scheduler/engine.h"
 #include "scheduler/null_executor.h"
+#include "service/budgets.h"
 #include "service/call_registry.h"
 #include "service/served_model.h"
 #include "service/service_counters.h"
@@ -255,6 +256,9 @@ TEST_F(MetricsPageTest, EveryFamilyOfTheTableIsOnThePage) {
   Submit(12, 4);
   RunAll();
   parts_.store = [] { return StoreState{.path = "/x", .commits = 3, .bytes_free = 5}; };
+  Budgets budgets;
+  budgets.SetBudgets({.tenants = {{"shop", Budget{.nanousd = 1}}}, .others = {}});
+  parts_.budgets = &budgets;
   const std::string page = metrics_.Format(parts_);
   std::set<std::string> names;
   for (const MetricSpec& spec : MakeMetricTable(256)) {
@@ -262,7 +266,9 @@ TEST_F(MetricsPageTest, EveryFamilyOfTheTableIsOnThePage) {
     EXPECT_TRUE(names.insert(spec.name).second) << spec.name << " twice";
   }
   parts_.store = nullptr;
+  parts_.budgets = nullptr;
   EXPECT_THAT(metrics_.Format(parts_), Not(HasSubstr("tuppence_store_")));
+  EXPECT_THAT(metrics_.Format(parts_), Not(HasSubstr("tuppence_budget_")));
 }
 
 // bench/scrape_bench measures the rest: what a scrape's work takes from a step's cores.

@@ -32,6 +32,7 @@ enum Code {
   kUnimplemented = 12,
   kInternal = 13,
   kUnavailable = 14,
+  kUnauthenticated = 16,
 };
 
 struct CallEnd {

@@ -85,14 +85,16 @@ bool RawConnection::WaitForClose() {
   return false;
 }
 
+std::string RawConnection::ReadSome() {
+  char buffer[16384];
+  if (!WaitForBytes()) return "";
+  const ssize_t count = recv(fd_, buffer, sizeof(buffer), 0);
+  return count <= 0 ? "" : std::string(buffer, static_cast<size_t>(count));
+}
+
 std::string RawConnection::ReadAll() {
   std::string all;
-  char buffer[4096];
-  while (WaitForBytes()) {
-    const ssize_t count = recv(fd_, buffer, sizeof(buffer), 0);
-    if (count <= 0) break;
-    all.append(buffer, static_cast<size_t>(count));
-  }
+  for (std::string some = ReadSome(); !some.empty(); some = ReadSome()) all += some;
   return all;
 }
 

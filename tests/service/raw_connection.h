@@ -13,10 +13,11 @@ class RawConnection {
   ~RawConnection();
 
   void Write(const std::string& bytes);
-  bool WaitForBytes();    // anything at all, within ten seconds
-  bool WaitForClose();    // reads until the other side closes, at most ten seconds
-  std::string ReadAll();  // until it closes
-  void Reset();           // closes with RST, as a process that dies does
+  bool WaitForBytes();     // anything at all, within ten seconds
+  bool WaitForClose();     // reads until the other side closes, at most ten seconds
+  std::string ReadSome();  // what is there, once something is; "" when it closed or nothing came
+  std::string ReadAll();   // until it closes
+  void Reset();            // closes with RST, as a process that dies does
 
  private:
   int fd_;

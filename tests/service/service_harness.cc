@@ -39,11 +39,13 @@ ServedModel MakeModel(const HarnessOptions& options) {
   } else if (options.tokenizer) {
     model.template_missing_why = "it was started with --chat-template none";
   }
+  model.loaded_unix_seconds = 1'700'000'000;
   model.weight_type = "null";
   return model;
 }
 
-ServerOptions OnFreePort(ServerOptions options) {
+template <typename Options>
+Options OnFreePort(Options options) {
   options.port = 0;
   return options;
 }
@@ -100,12 +102,25 @@ ServiceHarness::ServiceHarness(HarnessOptions options)
     tenants = *std::move(opened);
     parts.tenants = tenants.get();
   }
+  parts.rates = &rates;
+  parts.budgets = options.budgets;
+  if (!options.keys.empty()) {
+    auto opened = ApiKeys::Open(options.keys, &clock);
+    CHECK(opened.ok());
+    keys = *std::move(opened);
+    parts.keys = keys.get();
+  }
   engine.Start();
   auto started = Server::Start(OnFreePort(options.server), parts);
   if (!started.ok()) std::cerr << started.status() << std::endl;
   CHECK(started.ok());
   server = *std::move(started);
-  if (server->uses_tls()) return;
+  auto http_started =
+      HttpServer::Start(OnFreePort(options.http), parts, [this] { return server->readiness(); });
+  if (!http_started.ok()) std::cerr << http_started.status() << std::endl;
+  CHECK(http_started.ok());
+  http = *std::move(http_started);
+  if (server->uses_tls() || keys != nullptr) return;
   channel_ = NewChannel(address());
   const auto good = Generate(GoodRequest());
   CHECK_EQ(good->Wait().code,
@@ -115,6 +130,7 @@ ServiceHarness::ServiceHarness(HarnessOptions options)
 
 ServiceHarness::~ServiceHarness() {
   executor.held = false;
+  http->Stop(0);
   server->Stop(0);
   engine.Stop();
 }

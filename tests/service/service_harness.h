@@ -14,13 +14,16 @@
 #include "scheduler/clock.h"
 #include "scheduler/engine.h"
 #include "scheduler/null_executor.h"
+#include "service/api_keys.h"
 #include "service/call_registry.h"
+#include "service/http_server.h"
 #include "service/metrics.h"
 #include "service/request_log.h"
 #include "service/served_model.h"
 #include "service/server.h"
 #include "service/service_counters.h"
 #include "service/service_parts.h"
+#include "service/tenant_rates.h"
 #include "service/tenants.h"
 #include "tests/service/ongoing_call.h"
 
@@ -47,11 +50,14 @@ class PacedExecutor final : public StepExecutor {
 
 struct HarnessOptions {
   ServerOptions server;  // the port is replaced by a free one
+  HttpServerOptions http;
   CallLimits limits;
   AdmissionLimits admission;
   EngineOptions engine;
   bool tokenizer = true;
   std::string tenants;                 // a file; "": all are alike
+  std::string keys;                    // a file; "": nobody needs one
+  Budgets* budgets = nullptr;          // outlives the harness
   std::string usage_store;             // of another process, as it were; "": none
   std::string chat_template = "auto";  // "none": text without chat
 
@@ -95,6 +101,8 @@ class ServiceHarness {
   PacedExecutor executor;
   AdmissionControl admission;
   std::unique_ptr<Tenants> tenants;
+  std::unique_ptr<ApiKeys> keys;
+  TenantRates rates;
   Engine engine;
   CallRegistry calls;
   ServiceCounters counters;
@@ -107,6 +115,7 @@ class ServiceHarness {
   RequestLog log_lines;
   ServiceParts parts;
   std::unique_ptr<Server> server;
+  std::unique_ptr<HttpServer> http;
 
  private:
   std::shared_ptr<grpc::Channel> channel_;

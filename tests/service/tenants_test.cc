@@ -55,6 +55,11 @@ TEST_F(TenantsTest, RefusesWhatIsNotRightAndSaysWhere) {
       {R"({"others": {"requests_max": -1}})", "others: requests_max is -1; a whole number"},
       {R"({"others": {"requests_max": 1.5}})", "requests_max is 1.5"},
       {R"({"others": {"wieght": 2}})", "\"wieght\" is not known"},
+      {R"({"others": {"budget": 5}})", "others: budget is 5; an object as {\"usd\": 5"},
+      {R"({"others": {"budget": {"usd": 5}}})", "budget is {\"usd\":5}"},
+      {R"({"others": {"budget": {"usd": 0, "per": "day"}}})", "budget.usd is 0; a number from"},
+      {R"({"others": {"budget": {"usd": 1, "per": "week"}}})", "budget.per is \"week\"; \"day\""},
+      {R"({"others": {"budget": {"usd": 1, "per": "day", "x": 1}}})", "\"x\" is not known"},
   };
   for (const auto& [text, message] : wrong) {
     const auto grants = TenantGrants::Parse(text, kDefaults);
@@ -89,6 +94,27 @@ TEST_F(TenantsTest, AReloadHoldsFromNowOnAndABadFileChangesNothing) {
   ASSERT_TRUE((*tenants)->Reload().ok());
   EXPECT_TRUE(admission_.Reserve("crawl", 1).ok());
   EXPECT_EQ((*tenants)->TermsOf("crawl", PriorityClass::kInteractive)->weight_milli, 2000);
+}
+
+TEST_F(TenantsTest, ABudgetNeedsAStoreToBeKeptIn) {
+  Write(R"({"tenants": {"shop": {"budget": {"usd": 2.5, "per": "month"}}, "free": {}},
+            "others": {"budget": {"usd": 0.1, "per": "day"}}})");
+  const absl::Status refused = Tenants::Open(path_, &admission_).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("--usage-store FILE"));
+  Budgets budgets;
+  const auto tenants = Tenants::Open(path_, &admission_, &budgets);
+  ASSERT_TRUE(tenants.ok()) << tenants.status();
+  EXPECT_TRUE(budgets.Has("shop"));
+  EXPECT_TRUE(budgets.Has("anybody"));
+  EXPECT_FALSE(budgets.Has("free"));
+  const BudgetState state = budgets.States(0, 1)[0];
+  EXPECT_EQ(state.tenant, "shop");
+  EXPECT_EQ(state.budget.nanousd, 2'500'000'000);
+  EXPECT_EQ(state.budget.per, BudgetSpan::kMonth);
+  Write("{}");
+  ASSERT_TRUE((*tenants)->Reload().ok());
+  EXPECT_FALSE(budgets.any());
 }
 
 TEST_F(TenantsTest, WithoutAFileAllAreAlike) {

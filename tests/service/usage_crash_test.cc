@@ -17,6 +17,15 @@ namespace {
 constexpr int kGroups = 7;
 constexpr int kTries = 4;
 
+BudgetHold HoldOf(const EndedRequest& ended) {
+  return {.request_id = ended.row.id,
+          .tenant = ended.row.tenant,
+          .nanousd = 1'000'000,
+          .held_ns = 1000,
+          .held_utc_ns = ended.row.received_utc_ns,
+          .rate_card = {.id = "card", .micro_usd_per_hour = 526'000}};
+}
+
 // A process with a store: writes groups of rows and periods, tries again what failed, tidies up.
 class Session {
  public:
@@ -42,6 +51,7 @@ class Session {
   const std::set<std::string>& rows() const { return rows_; }
   const std::set<int64_t>& periods() const { return periods_; }
   const std::set<std::string>& tried() const { return tried_; }
+  const std::set<std::string>& holds() const { return holds_; }
 
  private:
   bool PowerIsGone() const { return fault_ == CrashDisk::Fault::kPowerCut && disk_->reached(); }
@@ -54,14 +64,20 @@ class Session {
       std::vector<Period> periods;
       if (group % 2 == 1) periods.push_back(MakePeriod(group));
       for (const EndedRequest& one : ended) tried_.insert(one.row.id);
+      // Each row's request was held since the group before, and one in each group never ends.
+      HoldChanges holds;
+      for (int i = 0; i <= (group + 1) % 3; ++i)
+        holds.made.push_back(HoldOf(MakeEnded(number + i)));
+      holds.made.push_back(HoldOf(MakeEnded(1000 + group)));
       bool written = false;
       for (int tries = 0; tries < kTries && !written; ++tries) {
-        written = store->Write(ended, periods).ok();
+        written = store->Write(ended, periods, holds).ok();
         if (PowerIsGone()) return;
         if (!written && tries > 0) disk_->Repair();
       }
       ASSERT_TRUE(written) << "group " << group << " once the disk was whole";
       for (const EndedRequest& one : ended) rows_.insert(one.row.id);
+      for (const BudgetHold& one : holds.made) holds_.insert(one.request_id);
       for (const Period& period : periods) periods_.insert(period.number);
       store->Tidy(/*now_ns=*/0, /*utc_now_ns=*/0);
       if (PowerIsGone()) return;
@@ -71,7 +87,7 @@ class Session {
   const std::string path_;
   CrashDisk* const disk_;
   const CrashDisk::Fault fault_;
-  std::set<std::string> rows_, tried_;  // rows_: Write said OK
+  std::set<std::string> rows_, holds_, tried_;  // rows_, holds_: Write said OK
   std::set<int64_t> periods_;
 };
 
@@ -91,6 +107,27 @@ void ExpectKept(const std::string& path, const Session& session) {
   }
   for (const std::string& id : session.rows()) EXPECT_EQ(found.count(id), 1u) << id << " is lost";
   for (const std::string& id : found) EXPECT_EQ(found.count(id), 1u) << id << " is doubled";
+  // Each request that was held is spent once: by its row, or as one that was cut off.
+  EXPECT_EQ(QueryOne(path,
+                     "SELECT count(*) FROM budget_holds WHERE cut_off_nanousd IS NULL OR "
+                     "request_id IN (SELECT request_id FROM requests)"),
+            "0");
+  EXPECT_EQ(QueryOne(path,
+                     "SELECT count(*) FROM (SELECT tenant, day, sum(nanousd) AS nanousd FROM "
+                     "(SELECT tenant, received_utc_ns / 86400000000000 AS day, cost_nanousd "
+                     "AS nanousd FROM requests UNION ALL SELECT tenant, day, "
+                     "cut_off_nanousd FROM budget_holds) GROUP BY tenant, day) AS again "
+                     "FULL JOIN tenant_days USING (tenant, day) "
+                     "WHERE nanousd IS NOT spent_nanousd"),
+            "0");
+  for (const std::string& id : session.holds()) {
+    EXPECT_EQ(found.count(id) +
+                  std::stoul(QueryOne(path, absl::StrCat("SELECT count(*) FROM budget_holds "
+                                                         "WHERE request_id = '",
+                                                         id, "'"))),
+              1u)
+        << id;
+  }
   for (const int64_t number : session.periods()) {
     EXPECT_EQ(QueryOne(path, absl::StrCat("SELECT request_ns, (SELECT sum(request_ns) FROM "
                                           "period_charges WHERE number = ",

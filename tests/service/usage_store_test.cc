@@ -17,8 +17,6 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-constexpr int64_t kDayNs = int64_t{86'400} * 1'000'000'000;
-
 class UsageStoreTest : public testing::Test {
  protected:
   absl::StatusOr<std::unique_ptr<UsageStore>> Open(StoreOptions options = {}) {
@@ -236,6 +234,87 @@ TEST_F(UsageStoreTest, ReadersSeeWhatWasWrittenWhileItRuns) {
     EXPECT_EQ(QueryOne(path_, "SELECT count(*) FROM requests"), absl::StrCat(i + 1));
   }
   EXPECT_GT(store->BytesFree(), 0);
+}
+
+TEST_F(UsageStoreTest, AStoreOfTheFirstVersionKnowsWhatWasSpentOnceItIsOpened) {
+  sqlite3* database = nullptr;
+  ASSERT_EQ(sqlite3_open(path_.c_str(), &database), SQLITE_OK);
+  const std::string first = absl::StrCat(kUsageSchema, "PRAGMA user_version = 1; ",
+                                         "PRAGMA application_id = ", kUsageApplicationId);
+  ASSERT_EQ(sqlite3_exec(database, first.c_str(), nullptr, nullptr, nullptr), SQLITE_OK);
+  sqlite3_close(database);
+  Alter(path_, "INSERT INTO runs VALUES ('old', 'i', 'b', '1', 'demo', 'a', 1000000, 0, 0, 1, 1)");
+  for (const char* row : {"'a', 'shop', 86400000000001, 5", "'b', 'shop', 86400000000002, NULL",
+                          "'c', 'shop', 172800000000000, 7"}) {
+    Alter(path_, absl::StrCat(
+                     "INSERT INTO requests SELECT NULL, v.c1, '', 'old', v.c2, 'demo', v.c3, 0, 0, "
+                     "'ok', 0, 1, 0, 1, 0, 0, 0, 0, 0, 1, 0, 1, 0, 1, 1, 0, 1, 0, 0, 0, v.c4, "
+                     "NULL, NULL, NULL FROM (SELECT column1 AS c1, column2 AS c2, column3 AS c3, "
+                     "column4 AS c4 FROM (VALUES (",
+                     row, "))) AS v"));
+  }
+  ASSERT_TRUE(Open().ok());
+  EXPECT_THAT(Query(path_, "SELECT * FROM tenant_days"), ElementsAre("shop|1|5", "shop|2|7"));
+}
+
+TEST_F(UsageStoreTest, SpendIsPostedWithTheRowAndOnceHoweverOftenItIsWritten) {
+  const auto store = Open().value();
+  std::vector<EndedRequest> ended;
+  ended.push_back(MakeEnded(1));
+  const std::string& tenant = ended[0].row.tenant;
+  HoldChanges holds;
+  holds.made.push_back({.request_id = ended[0].row.id, .tenant = tenant, .nanousd = 99});
+  ASSERT_TRUE(store->Write({}, {}, holds).ok());
+  EXPECT_EQ(QueryOne(path_, "SELECT tenant, held_nanousd, cut_off_nanousd FROM budget_holds"),
+            tenant + "|99|null");
+  // A commit that failed may have been made all the same: everything is written again.
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(store->Write(ended, {}, holds).ok());
+  EXPECT_EQ(QueryOne(path_, "SELECT count(*) FROM budget_holds"), "0");
+  const auto spend = store->SpendOfMonth(ended[0].row.received_utc_ns);
+  ASSERT_TRUE(spend.ok()) << spend.status();
+  ASSERT_EQ(spend->size(), 1u);
+  EXPECT_EQ((*spend)[0].tenant, tenant);
+  EXPECT_EQ((*spend)[0].nanousd, ended[0].row.cost.cost_nanousd);
+  EXPECT_EQ((*spend)[0].day, DayOf(ended[0].row.received_utc_ns));
+  EXPECT_THAT(store->SpendOfMonth(ended[0].row.received_utc_ns + 31 * kDayNs).value(), IsEmpty());
+  holds = {.made = {}, .gone = {"nobody"}};
+  EXPECT_TRUE(store->Write({}, {}, holds).ok());
+}
+
+TEST_F(UsageStoreTest, WhatAKillCutOffIsSpentAtWhatItsTimeMayHaveCostOnceAndAtMostAtItsHold) {
+  const int64_t started_ns = clock_.NowNs();
+  {
+    const auto store = Open().value();
+    HoldChanges holds;
+    const RateCard card = {.id = "card", .micro_usd_per_hour = 3'600'000'000'000};
+    holds.made.push_back({.request_id = "long",
+                          .tenant = "a",
+                          .nanousd = 9'999'999'999,
+                          .held_ns = started_ns + 100,
+                          .held_utc_ns = 5 * kDayNs,
+                          .rate_card = card});
+    holds.made.push_back({.request_id = "small",
+                          .tenant = "a",
+                          .nanousd = 7,
+                          .held_ns = started_ns + 100,
+                          .held_utc_ns = 5 * kDayNs,
+                          .rate_card = card});
+    holds.made.push_back({.request_id = "ended", .tenant = "a", .nanousd = 7});
+    ASSERT_TRUE(store->Write({}, {}, holds).ok());
+    ASSERT_TRUE(store->Write({}, {}, {.made = {}, .gone = {"ended"}}).ok());
+    Period period = MakePeriod(0);
+    period.start_ns = started_ns;
+    period.end_ns = started_ns + 400;
+    Write(store.get(), {}, {period});
+  }
+  for (int starts = 0; starts < 2; ++starts) {
+    ASSERT_TRUE(Open().ok());
+    EXPECT_THAT(
+        Query(path_, "SELECT request_id, cut_off_nanousd FROM budget_holds ORDER BY request_id"),
+        ElementsAre("long|300000", "small|7"))
+        << "300 ns at 1,000 nano-USD";
+    EXPECT_EQ(QueryOne(path_, "SELECT * FROM tenant_days"), "a|5|300007");
+  }
 }
 
 }  // namespace

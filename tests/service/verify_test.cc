@@ -57,6 +57,16 @@ TEST_F(BooksTest, EverySumAgrees) {
   EXPECT_EQ(books->held_ns, 120 * kSecondNs);
 }
 
+TEST_F(BooksTest, ADaysSpendIsItsRowsAndWhatWasCutOff) {
+  store_.Sql("UPDATE tenant_days SET spent_nanousd = spent_nanousd + 1 WHERE tenant = 'beta'");
+  EXPECT_THAT(Verify(store_), HasSubstr("tenant_days row (tenant beta, day 20758): spent_nanousd "
+                                        "is 200001, computed again it is 200000"));
+  store_.Sql("INSERT INTO budget_holds VALUES ('x', 'r', 'beta', 20758, 9, 0, 1, 1000000, 1)");
+  EXPECT_EQ(Verify(store_), "");
+  store_.Sql("DELETE FROM tenant_days WHERE tenant = 'acme'");
+  EXPECT_THAT(Verify(store_), HasSubstr("is not there, and requests of it cost 2000000"));
+}
+
 TEST_F(BooksTest, NamesTheFirstRowThatDoesNotAgree) {
   const std::pair<const char*, const char*> wrong[] = {
       {"UPDATE periods SET idle_ns = idle_ns + 1 WHERE number = 1", "number 1): the sum of its"},

@@ -46,6 +46,7 @@ bool Call::Submit(Engine* engine, AdmissionControl* admission, bool draining, in
   request.received_ns = submitted_ns_ = last_take_ns_ = now_ns_ = now_ns;
   if (plan_.deadline_after_ns != kNever) deadline_ns_ = now_ns + plan_.deadline_after_ns;
   request.deadline_ns = deadline_ns_;
+  request.max_cost_nanousd = plan_.max_cost_nanousd;
   stream_ = std::make_shared<TokenStream>(
       plan_.sampling.choices, TokenStream::Limits{.tokens_max = plan_.stream_tokens_max});
   stream_->SetReader(this);
@@ -68,6 +69,9 @@ bool Call::Submit(Engine* engine, AdmissionControl* admission, bool draining, in
             "refused as too large for the pool, and is not");
   } else if (refusal->reason == reason::kDeadline) {
     Require(deadline_ns_ <= now_ns, "refused for a deadline that is not over");
+  } else if (refusal->reason == reason::kNoRateCard) {
+    Require(plan_.max_cost_nanousd.has_value() && !engine->rate_card().known(),
+            "refused for a cost that is known, or that it did not limit");
   } else if (refusal->reason == reason::kQueueFull) {
     Require(status.code() == absl::StatusCode::kUnavailable, "a full queue has another code");
   } else {
@@ -216,11 +220,15 @@ void Call::CheckEnd(SimulatedDevice* device, int64_t drained_from_ns) const {
     require(complete == whole || (whole && plan_.poisoned),
             "an answer's end and its reason differ");
     require(!complete || finish_reasons_[choice] == expected.finish_reason, "a wrong reason");
-    require(complete || code != absl::StatusCode::kOk, "OK with an answer that is not complete");
+    const bool limited = finish_reasons_[choice] == FinishReason::kCostLimit;
+    require(!limited || plan_.max_cost_nanousd.has_value(), "a limit of cost that nobody set");
+    require(complete || limited || code != absl::StatusCode::kOk,
+            "OK with an answer that is not complete");
   }
   require(end_->usage.completion_tokens == completion_tokens, "delivered is not what was counted");
   if (!plan_.sampling.prompt_logprobs) return;
-  require(code != absl::StatusCode::kOk || prompt_ids_.size() + 1 == plan_.prompt.size(),
+  require(code != absl::StatusCode::kOk || completion_tokens == 0 ||
+              prompt_ids_.size() + 1 == plan_.prompt.size(),
           "prompt log-probabilities are missing");
   require(prompt_ids_.size() < plan_.prompt.size() &&
               std::equal(prompt_ids_.begin(), prompt_ids_.end(), plan_.prompt.begin() + 1),

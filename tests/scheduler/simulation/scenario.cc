@@ -149,6 +149,7 @@ CallPlan DrawCall(const Swarm& swarm, const EngineOptions& options, int64_t numb
     call.poisoned_at = static_cast<int32_t>(draw.Between(0, max_tokens - 1));
   }
   DrawReader(swarm, options, &call, draw);
+  if (draw.Chance(10)) call.max_cost_nanousd = draw.Between(1, 20'000);
   return call;
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -46,6 +47,7 @@ struct CallPlan {
   SamplingParams sampling;
   std::vector<int32_t> stop_ids;
   int64_t deadline_after_ns = kNever;
+  std::optional<int64_t> max_cost_nanousd;
   int32_t stream_tokens_max = 256;
   ReaderKind reader = ReaderKind::kPrompt;
   int64_t reader_wait_ns = 0;

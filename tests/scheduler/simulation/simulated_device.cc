@@ -14,17 +14,6 @@ namespace {
 
 constexpr int32_t kNobody = -1;
 
-// What a batch asks of the device, all its entries together.
-StepWork WorkOf(const Batch& batch) {
-  StepWork work;
-  for (int32_t entry = 0; entry < batch.entries(); ++entry) {
-    const int64_t first = batch.positions[batch.entry_starts[entry]];
-    const int64_t tokens = batch.entry_starts[entry + 1] - batch.entry_starts[entry];
-    work.Add(tuppence::WorkOf(first, first + tokens, batch.entry_phases[entry]));
-  }
-  return work;
-}
-
 }  // namespace
 
 std::string TenantName(int32_t tenant) { return absl::StrCat("t", tenant); }

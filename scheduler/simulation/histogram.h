@@ -1,5 +1,6 @@
 // Histogram: durations in buckets 1 % apart, from a microsecond to a quarter of an hour, so that a
-// load of any length fits a fixed memory and many threads add without a lock. Used by serve_bench.
+// load of any length fits a fixed memory and many threads add without a lock. Used by the planner's
+// simulation, which foretells what callers see, and by serve_bench, which measures it.
 #pragma once
 
 #include <algorithm>
@@ -12,11 +13,16 @@ namespace tuppence {
 
 class Histogram {
  public:
-  void Add(double seconds) {
+  void Add(double seconds, int64_t times = 1) {
     const double steps = std::log(std::max(seconds, kSecondsMin) / kSecondsMin) / kLogStep;
-    counts_[std::min(static_cast<int>(steps), kBuckets - 1)].fetch_add(1,
-                                                                       std::memory_order_relaxed);
-    sum_ns_.fetch_add(static_cast<int64_t>(seconds * 1e9), std::memory_order_relaxed);
+    const int bucket = std::min(static_cast<int>(steps), kBuckets - 1);
+    counts_[bucket].fetch_add(times, std::memory_order_relaxed);
+    sum_ns_.fetch_add(static_cast<int64_t>(seconds * 1e9) * times, std::memory_order_relaxed);
+  }
+
+  void Add(const Histogram& other) {
+    for (int bucket = 0; bucket < kBuckets; ++bucket) counts_[bucket] += other.counts_[bucket];
+    sum_ns_ += other.sum_ns_;
   }
 
   int64_t count() const {

@@ -1,0 +1,365 @@
+#include "service/http_connection.h"
+
+#include <array>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/ssl/stream.hpp>
+#include <boost/asio/write.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/http.hpp>
+#include <optional>
+#include <sstream>
+#include <type_traits>
+
+#include "absl/strings/str_cat.h"
+#include "scheduler/clock.h"
+#include "service/http_exchange.h"
+#include "service/http_routes.h"
+#include "service/openai_errors.h"
+
+namespace tuppence {
+namespace {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace http = boost::beast::http;
+using tcp = asio::ip::tcp;
+using beast::error_code;
+
+constexpr size_t kWatchBytes = 512;
+constexpr int64_t kFarewellNs = 2'000'000'000;  // for a last answer to be read before the close
+constexpr size_t kFarewellBytesMax = 8 << 20;
+
+using Parser = http::request_parser<http::string_body>;
+
+auto Into(error_code& error) { return asio::redirect_error(asio::use_awaitable, error); }
+
+// What to answer to bytes that are no request; status 0: nothing, for nobody is there.
+HttpReply FaultReply(error_code error, bool timed_out, const HttpLimits& limits) {
+  const auto fault = [](int status, const std::string& message) {
+    return ErrorReply(status, {.message = message});
+  };
+  if (timed_out) return fault(408, "the request did not come in time; send it without pauses");
+  if (error == http::error::header_limit || error == http::error::buffer_overflow) {
+    return fault(431, absl::StrCat("the header has more than ", limits.header_bytes_max,
+                                   " bytes; send fewer or shorter header fields"));
+  }
+  if (error == http::error::body_limit) {
+    return fault(413, absl::StrCat("the body has more than ", limits.body_bytes_max, " bytes or ",
+                                   limits.chunks_max, " chunks; shorten it"));
+  }
+  const bool is_http = error.category() == make_error_code(http::error::bad_method).category();
+  if (!is_http || error == http::error::end_of_stream || error == http::error::partial_message) {
+    return {.status = 0};
+  }
+  return fault(400, absl::StrCat("this is not a request of HTTP/1.1: ", error.message()));
+}
+
+template <typename Stream>
+class Connection final : public HttpConnection,
+                         public HttpExchange,
+                         public std::enable_shared_from_this<Connection<Stream>> {
+ public:
+  Connection(Stream stream, HttpDoor* door, std::function<void(HttpConnection*)> ended)
+      : stream_(std::move(stream)),
+        door_(door),
+        ended_(std::move(ended)),
+        buffer_(static_cast<size_t>(door->limits.header_bytes_max) + (64 << 10)),
+        watched_(stream_.get_executor()) {}
+
+  void Start() {
+    asio::co_spawn(
+        stream_.get_executor(), [self = this->shared_from_this()] { return self->Run(); },
+        asio::detached);
+  }
+
+  // HttpConnection.
+  void Expire(int64_t now_ns) override;
+  void Drain() override {
+    if (phase_ == Phase::kIdle || phase_ == Phase::kHeader) Close();
+  }
+  void Close() override {
+    error_code ignored;
+    Socket().close(ignored);
+  }
+
+  // HttpExchange.
+  const HttpRequest& request() const override { return request_; }
+  void DropRequest() override { request_ = HttpRequest(); }
+  asio::any_io_executor executor() override { return stream_.get_executor(); }
+  asio::awaitable<bool> Reply(HttpReply reply) override;
+  asio::awaitable<bool> WriteEvents(std::string events, bool last,
+                                    const HttpHeaders& headers) override;
+  void OnGone(std::function<void()> gone) override {
+    on_gone_ = std::move(gone);
+    if (gone_) TellGone();
+  }
+
+ private:
+  enum class Phase : uint8_t { kHeader, kBody, kAnswering, kIdle, kClosing };
+  static constexpr bool kTls = !std::is_same_v<Stream, tcp::socket>;
+
+  asio::awaitable<void> Run();
+  asio::awaitable<bool> ServeOne();
+  asio::awaitable<bool> ReadHeader(Parser* parser);
+  asio::awaitable<bool> ReadBody(Parser* parser);
+  asio::awaitable<bool> Refuse(error_code error);
+  asio::awaitable<bool> WaitForNext();
+  asio::awaitable<void> SayGoodbye();
+  asio::awaitable<bool> Write(std::string text);
+  void Watch();
+  void TellGone();
+  std::string Head(int status, const std::string& content_type, const HttpHeaders& headers,
+                   std::optional<size_t> body_bytes) const;
+
+  tcp::socket::lowest_layer_type& Socket() { return stream_.lowest_layer(); }
+  void ExpireAfter(int64_t ns) { expires_ns_ = door_->clock->NowNs() + ns; }
+
+  Stream stream_;
+  HttpDoor* const door_;
+  const std::function<void(HttpConnection*)> ended_;
+  beast::flat_buffer buffer_;
+  HttpRequest request_;
+  Phase phase_ = Phase::kHeader;
+  int64_t expires_ns_ = 0;  // 0: never
+  unsigned version_ = 11;
+  bool keep_alive_ = false;
+  bool head_alone_ = false;  // of the answer, whatever it is
+  bool timed_out_ = false;
+  bool began_events_ = false;
+  bool watching_ = false;  // a read is outstanding while the request is answered
+  bool gone_ = false;
+  std::function<void()> on_gone_;
+  Signal watched_;
+};
+
+template <typename Stream>
+asio::awaitable<void> Connection<Stream>::Run() {
+  ExpireAfter(door_->limits.header_ns);
+  error_code error;
+  if constexpr (kTls) {
+    co_await stream_.async_handshake(asio::ssl::stream_base::server, Into(error));
+  }
+  if (!error) {
+    while (co_await ServeOne()) {
+    }
+    if (!gone_) co_await SayGoodbye();
+  }
+  Close();
+  ended_(this);
+}
+
+// False when the connection has served its last request.
+template <typename Stream>
+asio::awaitable<bool> Connection<Stream>::ServeOne() {
+  phase_ = Phase::kHeader;
+  Parser parser;
+  parser.header_limit(static_cast<uint32_t>(door_->limits.header_bytes_max));
+  parser.body_limit(static_cast<uint64_t>(door_->limits.body_bytes_max));
+  if (!co_await ReadHeader(&parser)) co_return false;
+  // What the header alone decides is decided before the body is let in.
+  std::optional<HttpReply> refusal = door_->routes->Judge(parser.get());
+  if (refusal.has_value()) {
+    keep_alive_ = keep_alive_ && parser.is_done();
+    HttpReply reply = *std::move(refusal);
+    co_await Reply(std::move(reply));
+    co_return co_await WaitForNext();
+  }
+  if (!co_await ReadBody(&parser)) co_return false;
+  request_ = parser.release();
+  phase_ = Phase::kAnswering;
+  expires_ns_ = 0;
+  began_events_ = false;
+  buffer_.shrink_to_fit();  // thousands of open streams should not keep what they once read into
+  if (buffer_.size() == 0) Watch();
+  co_await door_->routes->Answer(*this);
+  on_gone_ = nullptr;
+  DropRequest();
+  co_return co_await WaitForNext();
+}
+
+template <typename Stream>
+asio::awaitable<bool> Connection<Stream>::ReadHeader(Parser* parser) {
+  ExpireAfter(door_->limits.header_ns);
+  error_code error;
+  co_await http::async_read_header(stream_, buffer_, *parser, Into(error));
+  if (error) co_return co_await Refuse(error);
+  version_ = parser->get().version();
+  keep_alive_ = parser->get().keep_alive() && version_ >= 11;
+  head_alone_ = parser->get().method() == http::verb::head;
+  co_return true;
+}
+
+template <typename Stream>
+asio::awaitable<bool> Connection<Stream>::ReadBody(Parser* parser) {
+  if (parser->is_done()) co_return true;
+  int64_t chunks_left = door_->limits.chunks_max;
+  auto count_chunk = [&chunks_left](uint64_t, beast::string_view, error_code& error) {
+    if (--chunks_left < 0) error = http::error::body_limit;
+  };
+  parser->on_chunk_header(count_chunk);
+  if (beast::iequals(parser->get()[http::field::expect], "100-continue")) {
+    if (!co_await Write("HTTP/1.1 100 Continue\r\n\r\n")) co_return false;
+  }
+  phase_ = Phase::kBody;
+  ExpireAfter(door_->limits.body_ns);
+  error_code error;
+  co_await http::async_read(stream_, buffer_, *parser, Into(error));
+  if (error) co_return co_await Refuse(error);
+  co_return true;
+}
+
+// Answers what was no request, and reads no further. False.
+template <typename Stream>
+asio::awaitable<bool> Connection<Stream>::Refuse(error_code error) {
+  keep_alive_ = false;
+  HttpReply reply = FaultReply(error, timed_out_, door_->limits);
+  if (reply.status == 0) {
+    gone_ = true;
+  } else {
+    co_await Reply(std::move(reply));
+  }
+  co_return false;
+}
+
+template <typename Stream>
+asio::awaitable<bool> Connection<Stream>::WaitForNext() {
+  if (gone_ || !keep_alive_ || door_->draining) co_return false;
+  phase_ = Phase::kIdle;
+  ExpireAfter(door_->limits.idle_ns);
+  if (buffer_.size() == 0) Watch();
+  while (watching_) co_await watched_.Wait();
+  co_return !gone_;
+}
+
+// Reads on while the request is answered: an end or an error says that the caller is gone, bytes
+// are the next request's.
+template <typename Stream>
+void Connection<Stream>::Watch() {
+  if (watching_ || gone_) return;
+  watching_ = true;
+  stream_.async_read_some(buffer_.prepare(kWatchBytes),
+                          [self = this->shared_from_this()](error_code error, size_t bytes) {
+                            self->watching_ = false;
+                            self->buffer_.commit(bytes);
+                            if (error) self->TellGone();
+                            self->watched_.Set();
+                          });
+}
+
+template <typename Stream>
+void Connection<Stream>::TellGone() {
+  gone_ = true;
+  if (const auto gone = std::exchange(on_gone_, nullptr)) gone();
+}
+
+template <typename Stream>
+void Connection<Stream>::Expire(int64_t now_ns) {
+  if (expires_ns_ == 0 || now_ns < expires_ns_) return;
+  error_code ignored;
+  if ((phase_ == Phase::kHeader || phase_ == Phase::kBody) && !timed_out_) {
+    timed_out_ = true;
+    Socket().cancel(ignored);
+    return;
+  }
+  if (phase_ == Phase::kAnswering && door_->stalled_calls != nullptr) ++*door_->stalled_calls;
+  Close();
+}
+
+// The caller may still be sending what nobody will read; closing at once would take the answer
+// away from it (RFC 9112, 9.6).
+template <typename Stream>
+asio::awaitable<void> Connection<Stream>::SayGoodbye() {
+  phase_ = Phase::kClosing;
+  ExpireAfter(kFarewellNs);
+  error_code error;
+  if constexpr (kTls) {
+    co_await stream_.async_shutdown(Into(error));
+  } else {
+    Socket().shutdown(tcp::socket::shutdown_send, error);
+    std::array<char, 4096> unread;
+    size_t bytes = 0;
+    while (!error && bytes < kFarewellBytesMax) {
+      bytes += co_await stream_.async_read_some(asio::buffer(unread), Into(error));
+    }
+  }
+}
+
+template <typename Stream>
+std::string Connection<Stream>::Head(int status, const std::string& content_type,
+                                     const HttpHeaders& headers,
+                                     std::optional<size_t> body_bytes) const {
+  http::response<http::empty_body> head(static_cast<http::status>(status), version_);
+  head.set(http::field::content_type, content_type);
+  head.set(http::field::cache_control, body_bytes.has_value() ? "no-store" : "no-cache");
+  head.set("X-Content-Type-Options", "nosniff");
+  for (const auto& [name, value] : headers) head.insert(name, value);
+  if (body_bytes.has_value()) {
+    head.content_length(*body_bytes);
+  } else {
+    head.chunked(version_ >= 11);
+    head.set("X-Accel-Buffering", "no");  // a proxy should pass each event on as it comes
+  }
+  head.keep_alive(keep_alive_ && !door_->draining);
+  std::ostringstream text;
+  text << head.base();
+  return text.str();
+}
+
+template <typename Stream>
+asio::awaitable<bool> Connection<Stream>::Reply(HttpReply reply) {
+  if (door_->draining) keep_alive_ = false;
+  std::string text = Head(reply.status, reply.content_type, reply.headers, reply.body.size());
+  if (!head_alone_) text += reply.body;
+  co_return co_await Write(std::move(text));
+}
+
+template <typename Stream>
+asio::awaitable<bool> Connection<Stream>::WriteEvents(std::string events, bool last,
+                                                      const HttpHeaders& headers) {
+  std::string text;
+  if (!began_events_) {
+    began_events_ = true;
+    text = Head(200, "text/event-stream; charset=utf-8", headers, std::nullopt);
+  }
+  if (version_ >= 11) {
+    if (!events.empty()) {
+      absl::StrAppend(&text, absl::Hex(events.size()), "\r\n", events, "\r\n");
+    }
+    if (last) text += "0\r\n\r\n";
+  } else {
+    text += events;  // the close ends it
+  }
+  co_return co_await Write(std::move(text));
+}
+
+template <typename Stream>
+asio::awaitable<bool> Connection<Stream>::Write(std::string text) {
+  if (gone_) co_return false;
+  ExpireAfter(door_->limits.stall_ns);
+  error_code error;
+  co_await asio::async_write(stream_, asio::buffer(text), Into(error));
+  expires_ns_ = 0;
+  if (error) TellGone();
+  co_return !gone_;
+}
+
+}  // namespace
+
+std::shared_ptr<HttpConnection> StartHttpConnection(tcp::socket socket, asio::ssl::context* tls,
+                                                    HttpDoor* door,
+                                                    std::function<void(HttpConnection*)> ended) {
+  error_code ignored;
+  socket.set_option(tcp::no_delay(true), ignored);
+  const auto start = [&](auto stream) -> std::shared_ptr<HttpConnection> {
+    using Stream = decltype(stream);
+    auto connection =
+        std::make_shared<Connection<Stream>>(std::move(stream), door, std::move(ended));
+    connection->Start();
+    return connection;
+  };
+  if (tls == nullptr) return start(std::move(socket));
+  return start(asio::ssl::stream<tcp::socket>(std::move(socket), *tls));
+}
+
+}  // namespace tuppence

@@ -1,0 +1,55 @@
+// HttpRoutes: what is answered over HTTP: the one table of verbs and paths, and what a request's
+// header alone decides: its form, its key, its route, its type. Everything after that is the
+// handlers'. Used by http_connection; made by http_server. Any thread.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "service/http_call.h"
+#include "service/http_exchange.h"
+#include "service/readiness.h"
+#include "service/service_counters.h"
+#include "service/service_parts.h"
+
+namespace tuppence {
+
+class HttpRoutes;
+
+struct HttpRoute {
+  const char* verb;
+  const char* path;  // as it stands; one that ends in "/" takes one name after it
+  Method method;     // counted and logged as
+  bool open;         // needs no key
+  boost::asio::awaitable<void> (*answer)(const HttpRoutes& routes, HttpExchange& exchange);
+
+  bool Matches(std::string_view target_path) const;
+};
+
+class HttpRoutes {
+ public:
+  HttpRoutes(const ServiceParts& parts, std::function<Readiness()> readiness)
+      : parts_(parts), readiness_(std::move(readiness)) {}
+
+  static std::span<const HttpRoute> Table();
+
+  // What to answer where the header already decides that this is refused: the body is then not
+  // even read.
+  std::optional<HttpReply> Judge(const HttpHeader& header) const;
+  // Requires: Judge had nothing against it.
+  boost::asio::awaitable<void> Answer(HttpExchange& exchange) const;
+
+  const ServiceParts& parts() const { return parts_; }
+  Readiness readiness() const { return readiness_(); }
+
+ private:
+  HttpReply Refuse(Method method, const CallIdentity& identity, const absl::Status& status,
+                   int http_status) const;
+
+  const ServiceParts& parts_;
+  const std::function<Readiness()> readiness_;
+};
+
+}  // namespace tuppence

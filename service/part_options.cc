@@ -1,0 +1,108 @@
+#include "service/part_options.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "absl/strings/ascii.h"
+
+namespace tuppence {
+namespace {
+
+constexpr int64_t kPromptBytesPerToken = 32;
+
+// What capacity is measured against: where there is no target, the default one.
+double ItlTargetMs(const ServeOptions& options) {
+  return options.itl_target_ms > 0 ? options.itl_target_ms : ServeOptions().itl_target_ms;
+}
+
+}  // namespace
+
+int64_t NsOf(double seconds) { return std::llround(seconds * 1e9); }
+
+AdmissionLimits AdmissionOf(const ServeOptions& options) {
+  AdmissionLimits limits;
+  limits.requests_max = options.queue_requests_max;
+  limits.prompt_tokens_max = options.queue_tokens_max;
+  limits.tenant_requests_max = options.tenant_requests_max;
+  limits.tenant_prompt_tokens_max = options.tenant_tokens_max;
+  return limits;
+}
+
+CallLimits CallLimitsOf(const ServeOptions& options, const ServedModel& model) {
+  CallLimits limits;
+  limits.deadline_max_ns = NsOf(options.deadline_max_seconds);
+  limits.prompt_bytes_max =
+      options.prompt_bytes_max > 0
+          ? static_cast<int64_t>(options.prompt_bytes_max)
+          : std::min<int64_t>(kPromptBytesPerToken * model.context_tokens,
+                              static_cast<int64_t>(options.message_bytes_max));
+  limits.tenant_header = absl::AsciiStrToLower(options.tenant_header);
+  limits.strict = options.strict;
+  return limits;
+}
+
+ServerOptions ServerOptionsOf(const ServeOptions& options) {
+  ServerOptions server;
+  server.host = options.host;
+  server.port = options.port;
+  server.tls = {options.tls_cert, options.tls_key, options.tls_client_ca};
+  server.message_bytes_max = static_cast<int64_t>(options.message_bytes_max);
+  server.metadata_bytes_max = static_cast<int64_t>(options.metadata_bytes_max);
+  server.keepalive_ns = NsOf(options.keepalive_seconds);
+  server.keepalive_timeout_ns = NsOf(options.keepalive_timeout_seconds);
+  server.connection_age_max_ns = NsOf(options.connection_age_seconds);
+  server.stall_ns = NsOf(options.stall_seconds);
+  server.hang_ns = NsOf(options.hang_seconds);
+  return server;
+}
+
+HttpServerOptions HttpServerOptionsOf(const ServeOptions& options) {
+  HttpServerOptions http;
+  http.host = options.http_host;
+  http.port = options.http_port;
+  http.tls = {options.tls_cert, options.tls_key, options.tls_client_ca};
+  http.limits.header_bytes_max = static_cast<int64_t>(options.metadata_bytes_max);
+  http.limits.body_bytes_max = static_cast<int64_t>(options.http_body_bytes_max);
+  http.limits.stall_ns = NsOf(options.stall_seconds);
+  return http;
+}
+
+MetricsOptions MetricsOptionsOf(const ServeOptions& options, const ServedModel& model) {
+  MetricsOptions metrics;
+  metrics.model_name = model.name;
+  metrics.context_tokens = model.context_tokens;
+  metrics.capacity = {.sequences_max = model.sequences_max,
+                      .pool_tokens = int64_t{model.kv_blocks} * model.kv_block_tokens,
+                      .inter_token_target_seconds = ItlTargetMs(options) / 1e3};
+  metrics.conservation_drill_ns = options.conservation_drill_ns;
+  return metrics;
+}
+
+void SetEngineOptions(const ServeOptions& options, int64_t started_ns, const RateCard& rate_card,
+                      EngineOptions* engine) {
+  engine->inbox_max = static_cast<int32_t>(
+      std::min<int64_t>(options.queue_requests_max, std::numeric_limits<int32_t>::max()));
+  engine->stall_limit_ns = NsOf(options.stall_seconds);
+  engine->itl_target_ns = std::llround(options.itl_target_ms * 1e6);
+  engine->prefix_cache = options.prefix_cache == "on";
+  engine->process_start_ns = started_ns;
+  engine->rate_card = rate_card;
+}
+
+BookkeeperOptions BookkeeperOptionsOf(const ServeOptions& options,
+                                      const std::optional<ReferencePrice>& reference,
+                                      std::atomic<bool>* unrecorded, Budgets* budgets) {
+  BookkeeperOptions books;
+  books.budgets = budgets;
+  if (options.when_unrecordable == "serve") books.when_unrecordable = WhenUnrecordable::kServe;
+  books.unrecorded = unrecorded;
+  if (!reference.has_value()) return books;
+  books.reference = [price = *reference, id = reference->id()](const Usage& usage) {
+    return ReferenceQuote{
+        price.NanoUsd(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens), id};
+  };
+  return books;
+}
+
+}  // namespace tuppence

@@ -1,0 +1,36 @@
+// What the settings of `tuppence serve` mean for each of its parts. Pure. Called by serve.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+
+#include "scheduler/admission.h"
+#include "scheduler/engine.h"
+#include "scheduler/rate_card.h"
+#include "service/bookkeeper.h"
+#include "service/http_server.h"
+#include "service/metrics.h"
+#include "service/options.h"
+#include "service/reference_price.h"
+#include "service/served_model.h"
+#include "service/server.h"
+#include "service/service_parts.h"
+
+namespace tuppence {
+
+int64_t NsOf(double seconds);
+
+AdmissionLimits AdmissionOf(const ServeOptions& options);
+CallLimits CallLimitsOf(const ServeOptions& options, const ServedModel& model);
+ServerOptions ServerOptionsOf(const ServeOptions& options);
+HttpServerOptions HttpServerOptionsOf(const ServeOptions& options);
+MetricsOptions MetricsOptionsOf(const ServeOptions& options, const ServedModel& model);
+// Those that are not the model's.
+void SetEngineOptions(const ServeOptions& options, int64_t started_ns, const RateCard& rate_card,
+                      EngineOptions* engine);
+BookkeeperOptions BookkeeperOptionsOf(const ServeOptions& options,
+                                      const std::optional<ReferencePrice>& reference,
+                                      std::atomic<bool>* unrecorded, Budgets* budgets);
+
+}  // namespace tuppence

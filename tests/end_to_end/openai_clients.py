@@ -1,0 +1,138 @@
+"""What users' programs do, with three client libraries as they are: answers, streams, usage and
+cost, and each error as the exception that the library has for it. Run by openai_clients_test.py.
+
+    python3 openai_clients.py BASE_URL KEY KEY_WITH_ONE_REQUEST_A_MINUTE
+"""
+import os
+import sys
+
+base_url, key, slow_key = sys.argv[1:]
+# Nothing but this machine is asked: no price list, no tracing.
+os.environ.update(LITELLM_LOCAL_MODEL_COST_MAP="True", LANGCHAIN_TRACING_V2="false",
+                  NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
+
+import litellm  # noqa: E402
+import openai  # noqa: E402
+from langchain_openai import ChatOpenAI, OpenAI as LangchainCompletion  # noqa: E402
+
+MODEL = "gpt-4o-mini"  # as her code has it: an alias here
+QUESTION = [{"role": "system", "content": "Order 48213: status shipped; carrier DHL; "
+                                          "expected 14 March 2026; items 2; total 39.90 EUR"},
+            {"role": "user", "content": "Where is my order 48213?"}]
+
+
+def raises(kind, call):
+    try:
+        call()
+    except kind as error:
+        return error
+    raise AssertionError(f"no {kind.__name__}")
+
+
+def with_openai():
+    client = openai.OpenAI(base_url=base_url, api_key=key)
+    answer = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0,
+                                            max_completion_tokens=60)
+    text = answer.choices[0].message.content
+    assert "48213" in text, text
+    assert answer.choices[0].finish_reason in ("stop", "length")
+    assert answer._request_id
+    usage = answer.usage
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    assert usage.prompt_tokens_details.cached_tokens >= 0
+    extra = usage.model_extra
+    assert 0 < extra["cost"] == extra["cost_nanousd"] * 1e-9
+    assert extra["cost_details"]["machine_ns"] > 0
+
+    chunks = list(client.chat.completions.create(
+        model=MODEL, messages=QUESTION, temperature=0, max_completion_tokens=60, stream=True,
+        stream_options={"include_usage": True}))
+    streamed = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert streamed == text, streamed
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-1].usage.completion_tokens == usage.completion_tokens
+    assert chunks[-1].usage.model_extra["cost"] > 0
+
+    logprobs = client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=3,
+                                              logprobs=True, top_logprobs=2, seed=1)
+    content = logprobs.choices[0].logprobs.content
+    assert all(len(t.top_logprobs) == 2 and t.logprob <= 0 for t in content)
+    several = client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=5, n=3)
+    assert [c.index for c in several.choices] == [0, 1, 2]
+
+    plain = client.completions.create(model=MODEL, prompt="Your order", max_tokens=5, temperature=0)
+    again = client.completions.create(model=MODEL, prompt="Your order", max_tokens=5, temperature=0,
+                                      stream=True)
+    assert "".join(c.choices[0].text for c in again if c.choices) == plain.choices[0].text
+    assert len(client.models.list().data) == 1
+
+    # A stream that is left early is cancelled, and the client goes on.
+    with client.chat.completions.create(model=MODEL, messages=QUESTION, stream=True) as stream:
+        next(iter(stream))
+    assert client.models.retrieve(MODEL).id
+
+
+def errors_of_openai():
+    client = openai.OpenAI(base_url=base_url, api_key=key, max_retries=0)
+
+    def ask(**fields):
+        return client.chat.completions.create(**{"model": MODEL, "messages": QUESTION, **fields})
+
+    bad = raises(openai.BadRequestError, lambda: ask(temperature=3))
+    assert bad.param == "temperature" and bad.type == "invalid_request_error", bad
+    assert "allowed is 0 to 2" in bad.message and bad.request_id
+    long = raises(openai.BadRequestError, lambda: ask(max_tokens=100_000))
+    assert long.code == "context_length_exceeded", long.code
+    missing = raises(openai.NotFoundError, lambda: ask(model="gpt-9"))
+    assert missing.code == "model_not_found"
+    raises(openai.BadRequestError, lambda: ask(tools=[{"type": "function", "function": {
+        "name": "f", "parameters": {}}}]))
+    for stream in (False, True):
+        stranger = openai.OpenAI(base_url=base_url, api_key="sk-none", max_retries=0)
+        unknown = raises(openai.AuthenticationError, lambda: stranger.chat.completions.create(
+            model=MODEL, messages=QUESTION, stream=stream))
+        assert unknown.code == "invalid_api_key"
+    slow = openai.OpenAI(base_url=base_url, api_key=slow_key, max_retries=0)
+    first = slow.chat.completions.with_raw_response.create(model=MODEL, messages=QUESTION,
+                                                           max_tokens=2)
+    assert first.headers["x-ratelimit-limit-requests"] == "1"
+    assert first.headers["x-ratelimit-remaining-requests"] == "0"
+    limited = raises(openai.RateLimitError, lambda: slow.chat.completions.create(
+        model=MODEL, messages=QUESTION))
+    assert limited.code == "rate_limit_exceeded"
+    assert 0 < int(limited.response.headers["retry-after-ms"]) <= 60_000
+    assert limited.response.headers["x-should-retry"] == "true"
+
+
+def with_litellm():
+    litellm.telemetry = False
+    common = {"model": f"openai/{MODEL}", "api_base": base_url, "api_key": key,
+              "messages": QUESTION, "temperature": 0, "max_tokens": 60}
+    answer = litellm.completion(**common)
+    assert "48213" in answer.choices[0].message.content
+    assert answer.usage.total_tokens > 0
+    streamed = "".join(c.choices[0].delta.content or "" for c in
+                       litellm.completion(**common, stream=True) if c.choices)
+    assert streamed == answer.choices[0].message.content, streamed
+    raises(litellm.AuthenticationError,
+           lambda: litellm.completion(**{**common, "api_key": "sk-none"}, num_retries=0))
+    raises(litellm.BadRequestError,
+           lambda: litellm.completion(**{**common, "temperature": 3}, num_retries=0))
+
+
+def with_langchain():
+    chat = ChatOpenAI(base_url=base_url, api_key=key, model=MODEL, temperature=0, max_tokens=60)
+    messages = [(m["role"], m["content"]) for m in QUESTION]
+    answer = chat.invoke(messages)
+    assert "48213" in answer.content
+    assert answer.usage_metadata["total_tokens"] > 0
+    assert "".join(c.content for c in chat.stream(messages)) == answer.content
+    text = LangchainCompletion(base_url=base_url, api_key=key, model=MODEL, max_tokens=5)
+    assert isinstance(text.invoke("Your order"), str)
+    wrong = ChatOpenAI(base_url=base_url, api_key="sk-none", model=MODEL, max_retries=0)
+    raises(openai.AuthenticationError, lambda: wrong.invoke(messages))
+
+
+for part in (with_openai, errors_of_openai, with_litellm, with_langchain):
+    part()
+    print(f"  {part.__name__}: passed", flush=True)

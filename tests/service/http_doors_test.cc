@@ -1,0 +1,180 @@
+// What the HTTP port itself takes and refuses: sections A and B of our list, and the pages beside
+// the completions.
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "service/http_routes.h"
+#include "tests/service/http_client.h"
+#include "tests/service/service_harness.h"
+
+namespace tuppence {
+namespace {
+
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
+using Json = nlohmann::json;
+
+constexpr char kChat[] = "/v1/chat/completions";
+constexpr char kGood[] =
+    R"({"messages":[{"role":"user","content":"Where is my order 48213?"}],"max_tokens":4})";
+
+std::string Post(const std::string& fields, const std::string& body) {
+  return absl::StrCat("POST ", kChat,
+                      " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n", fields,
+                      "\r\n", body);
+}
+
+class HttpDoorsTest : public ::testing::Test {
+ protected:
+  // The first answer to bytes that no client would send; the connection may go on or not.
+  HttpAnswer Raw(const std::string& bytes) {
+    RawConnection connection(service_.http->port());
+    connection.Write(bytes);
+    std::string received;
+    while (true) {
+      const HttpAnswer answer = ParseAnswer(received);
+      if (answer.status != 0 && received.find("\r\n\r\n{") != std::string::npos) return answer;
+      const std::string more = connection.ReadSome();
+      if (more.empty()) return answer;
+      received += more;
+    }
+  }
+  HttpAnswer Get(const std::string& path) { return Ask(service_.http->port(), "GET", path); }
+
+  ServiceHarness service_;
+};
+
+TEST_F(HttpDoorsTest, PagesBesideTheCompletions) {
+  EXPECT_EQ(Get("/health").json()["status"], "ok");
+  EXPECT_FALSE(Get("/version").json()["version"].get<std::string>().empty());
+  const Json models = Get("/v1/models").json();
+  EXPECT_EQ(models["object"], "list");
+  EXPECT_EQ(models["data"][0]["id"], "demo");
+  EXPECT_EQ(models["data"][0]["object"], "model");
+  EXPECT_TRUE(models["data"][0]["created"].is_number());
+  EXPECT_EQ(Get("/v1/models/demo").json(), models["data"][0]);
+  EXPECT_EQ(Get("/v1/models/other").status, 404);
+}
+
+TEST_F(HttpDoorsTest, A1GarbageIsAnsweredOrClosed) {
+  for (const std::string& bytes :
+       {std::string(4096, '\xAA'), std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xFC\x03\x03", 11),
+        std::string("hello\r\n\r\n"), std::string("GET /health HTTP/9.9\r\n\r\n"),
+        std::string("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")}) {
+    EXPECT_THAT(Raw(bytes).status, AnyOf(0, 400)) << bytes.substr(0, 20);
+  }
+  service_.ExpectUnharmed();
+}
+
+TEST_F(HttpDoorsTest, A2HeadersOver16KiBAre431) {
+  EXPECT_EQ(Raw(Post(absl::StrCat("X-Big: ", std::string(20000, 'm'), "\r\n"), "")).status, 431);
+  service_.ExpectUnharmed();
+}
+
+TEST_F(HttpDoorsTest, A4BodiesOver2MiBAre413) {
+  EXPECT_EQ(Raw(Post(absl::StrCat("Content-Length: ", 3 << 20, "\r\n"), "{")).status, 413);
+  EXPECT_EQ(Raw(Post("Content-Length: 99999999999999999999\r\n", "{")).status, 400);
+  service_.ExpectUnharmed();
+}
+
+TEST_F(HttpDoorsTest, A5ChunksAreCountedAndAdded) {
+  std::string ones;
+  for (int i = 0; i < 70'000; ++i) ones += "1\r\n \r\n";
+  EXPECT_EQ(Raw(Post("Transfer-Encoding: chunked\r\n", ones)).status, 413);
+  std::string megabytes;
+  for (int i = 0; i < 3; ++i) megabytes += "100000\r\n" + std::string(1 << 20, ' ') + "\r\n";
+  EXPECT_EQ(Raw(Post("Transfer-Encoding: chunked\r\n", megabytes)).status, 413);
+  const std::string good =
+      absl::StrCat(absl::Hex(sizeof(kGood) - 1), "\r\n", kGood, "\r\n0\r\n\r\n");
+  EXPECT_EQ(Raw(Post("Transfer-Encoding: chunked\r\n", good)).status, 200);
+  EXPECT_EQ(Raw(Post("Transfer-Encoding: chunked\r\n", "zz\r\n")).status, 400);
+  service_.ExpectUnharmed();
+}
+
+TEST_F(HttpDoorsTest, A6LengthsThatContradictEachOtherAre400) {
+  for (const char* fields : {"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+                             "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+                             "Content-Length: 5\r\nContent-Length: 6\r\n", "Content-Length: -1\r\n",
+                             "Content-Length: x\r\n", "Transfer-Encoding: gzip\r\n"}) {
+    EXPECT_EQ(Raw(Post(fields, "0\r\n\r\n")).status, 400) << fields;
+  }
+  service_.ExpectUnharmed();
+}
+
+TEST_F(HttpDoorsTest, A7A15OnlyPlainJsonIsRead) {
+  const auto with = [&](HttpClient::Headers headers) {
+    return Ask(service_.http->port(), "POST", kChat, kGood, headers).status;
+  };
+  EXPECT_EQ(with({{"Content-Encoding", "gzip"}}), 415);
+  EXPECT_EQ(with({{"Content-Type", "text/plain"}}), 415);
+  EXPECT_EQ(with({{"Content-Type", "application/x-www-form-urlencoded"}}), 415);
+  EXPECT_EQ(with({{"Content-Type", "application/json; charset=utf-8"}}), 200);
+  EXPECT_EQ(Raw(absl::StrCat("POST ", kChat, " HTTP/1.1\r\nHost: x\r\n\r\n")).status, 415);
+  service_.ExpectUnharmed();
+}
+
+TEST_F(HttpDoorsTest, A8ASlowBodyIs408AndASlowHeaderToo) {
+  HarnessOptions options;
+  options.http.limits.header_ns = options.http.limits.body_ns = 200'000'000;
+  ServiceHarness hasty(options);
+  for (const std::string& begun : {std::string("POST / HT"), Post("Content-Length: 9\r\n", "{")}) {
+    RawConnection connection(hasty.http->port());
+    connection.Write(begun);
+    EXPECT_THAT(connection.ReadAll(), HasSubstr("HTTP/1.1 408"));
+  }
+  hasty.ExpectUnharmed();
+}
+
+TEST_F(HttpDoorsTest, A14UnknownPathsAre404AndOtherVerbs405) {
+  EXPECT_EQ(Get("/").status, 404);
+  EXPECT_EQ(Get("/v1").status, 404);
+  for (const HttpRoute& route : HttpRoutes::Table()) {
+    const std::string path =
+        absl::StrCat(route.path, std::string(route.path).back() == '/' ? "x" : "");
+    for (const char* verb : {"PUT", "DELETE", "PATCH", "OPTIONS", "FROB"}) {
+      const HttpAnswer answer = Ask(service_.http->port(), verb, path);
+      EXPECT_EQ(answer.status, 405) << verb << " " << path;
+      EXPECT_EQ(answer.headers.at("allow"), route.verb);
+    }
+  }
+  service_.ExpectUnharmed();
+}
+
+TEST_F(HttpDoorsTest, B5PathTricksNeverReachARoute) {
+  for (const char* target :
+       {"//v1/models", "/v1//models", "/v1/%6dodels", "/v1/%2e%2e/v1/models", "/v1/../v1/models",
+        "http://localhost/v1/models", "/v1/models/%64emo", "/v1/models/../models", "v1/models",
+        "/V1/models", "/v1/models;x", "*"}) {
+    const HttpAnswer answer =
+        Raw(absl::StrCat("GET ", target, " HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    EXPECT_THAT(answer.status, AnyOf(400, 404)) << target;
+  }
+  for (const char* host :
+       {"Host: a/v1/models?\r\n", "Host: a\r\nHost: b\r\n", "Host: a b\r\n", ""}) {
+    EXPECT_EQ(Raw(absl::StrCat("GET /v1/models HTTP/1.1\r\n", host, "\r\n")).status, 400) << host;
+  }
+  service_.ExpectUnharmed();
+}
+
+TEST_F(HttpDoorsTest, ExpectationIsMetAndHttp10IsAnsweredAndClosed) {
+  RawConnection expecting(service_.http->port());
+  expecting.Write(Post(absl::StrCat("Expect: 100-continue\r\nContent-Length: ", sizeof(kGood) - 1,
+                                    "\r\nConnection: close\r\n"),
+                       ""));
+  EXPECT_THAT(expecting.ReadSome(), HasSubstr("HTTP/1.1 100 Continue"));
+  expecting.Write(kGood);
+  EXPECT_THAT(expecting.ReadAll(), HasSubstr("HTTP/1.1 200"));
+  RawConnection old(service_.http->port());
+  old.Write("GET /health HTTP/1.0\r\n\r\n");
+  EXPECT_THAT(old.ReadAll(), HasSubstr("\"status\":\"ok\""));
+}
+
+TEST_F(HttpDoorsTest, PortInUseIsNamedWithTheWayOut) {
+  HttpServerOptions options;
+  options.port = service_.http->port();
+  const auto second = HttpServer::Start(options, service_.parts, [] { return Readiness(); });
+  ASSERT_FALSE(second.ok());
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr("choose another --http-port"));
+}
+
+}  // namespace
+}  // namespace tuppence

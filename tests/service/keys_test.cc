@@ -1,0 +1,227 @@
+// Keys and limits of a minute (section B and H2 of our list), over both doors: who shows a valid
+// key is its tenant; whoever does not reaches nothing.
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "scheduler/refusal.h"
+#include "service/http_routes.h"
+#include "tests/service/http_client.h"
+#include "tests/service/service_harness.h"
+
+namespace tuppence {
+namespace {
+
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using Json = nlohmann::json;
+
+constexpr char kChat[] = "/v1/chat/completions";
+constexpr char kGood[] =
+    R"({"messages":[{"role":"user","content":"Where is my order?"}],"max_tokens":4})";
+
+// Files of one test, which go with it.
+class Folder {
+ public:
+  Folder() : path_(std::filesystem::temp_directory_path() / absl::StrCat("keys_test_", getpid())) {
+    std::filesystem::create_directory(path_);
+  }
+  ~Folder() { std::filesystem::remove_all(path_); }
+  std::string At(const char* name) const { return path_ / name; }
+
+ private:
+  const std::filesystem::path path_;
+};
+
+std::string ReadAll(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+class KeysTest : public ::testing::Test {
+ protected:
+  std::string Make(const std::string& tenant, const std::string& expires = "") {
+    const auto key = MakeApiKey(folder_.At("keys.json"), tenant, expires);
+    EXPECT_TRUE(key.ok()) << key.status();
+    return key.value_or("");
+  }
+  void Serve(const std::string& tenants = "") {
+    HarnessOptions options;
+    options.keys = folder_.At("keys.json");
+    if (!tenants.empty()) {
+      options.tenants = folder_.At("tenants.json");
+      std::ofstream(options.tenants) << tenants;
+    }
+    service_ = std::make_unique<ServiceHarness>(options);
+    channel_ = NewChannel(service_->address());
+  }
+  HttpAnswer Http(const std::string& authorization) {
+    return Ask(service_->http->port(), "POST", kChat, kGood, {{"Authorization", authorization}});
+  }
+  CallEnd Grpc(const std::multimap<std::string, std::string>& metadata,
+               const char* method = "Tokenize") {
+    v1::TokenizeRequest request;
+    request.set_text("x");
+    return CallWithBytes(channel_, absl::StrCat("/tuppence.v1.Inference/", method),
+                         request.SerializeAsString(), nullptr, {.metadata = metadata});
+  }
+
+  Folder folder_;
+  std::unique_ptr<ServiceHarness> service_;
+  std::shared_ptr<grpc::Channel> channel_;
+};
+
+TEST_F(KeysTest, WhoShowsAKeyIsItsTenantThroughBothDoors) {
+  const std::string shop = Make("shop");
+  Make("other");
+  Serve();
+  EXPECT_EQ(Http("Bearer " + shop).status, 200);
+  EXPECT_EQ(Http("bearer " + shop).status, 200);
+  EXPECT_EQ(Grpc({{"authorization", "Bearer " + shop}}).code, kOk);
+  service_->ExpectAtRest();
+  EXPECT_THAT(service_->log(), HasSubstr("\"tenant\":\"shop\""));
+  EXPECT_THAT(service_->log(), Not(HasSubstr("\"tenant\":\"other\"")));
+  // The file holds hashes, is nobody else's to read, and the log holds nothing of a key.
+  EXPECT_THAT(ReadAll(folder_.At("keys.json")), Not(HasSubstr(shop)));
+  EXPECT_EQ(std::filesystem::status(folder_.At("keys.json")).permissions(),
+            std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  EXPECT_THAT(service_->log(), Not(HasSubstr(shop)));
+}
+
+TEST_F(KeysTest, B1B6KeysThatAreNoneAre401) {
+  const std::string good = Make("shop");
+  const std::string expired = Make("shop", "2020-01-01");
+  Serve();
+  std::string other = good;
+  other.back() = other.back() == 'A' ? 'B' : 'A';
+  for (const std::string& bad :
+       {std::string(), std::string("Bearer "), std::string("Bearer x"), good, "Basic " + good,
+        "Bearer " + other, "Bearer " + good + "x", "Bearer " + good.substr(0, 20),
+        "Bearer " + expired, "Bearer " + std::string(8000, 'k'), std::string("Bearer \xFF\xFE")}) {
+    const HttpAnswer answer = Http(bad);
+    EXPECT_EQ(answer.status, 401) << bad;
+    EXPECT_EQ(answer.error()["code"], "invalid_api_key");
+    EXPECT_EQ(answer.headers.at("www-authenticate"), "Bearer");
+    if (bad.find('\xFF') != std::string::npos) continue;  // no client of gRPC's sends that
+    const CallEnd end = Grpc({{"authorization", bad}});
+    EXPECT_EQ(end.code, kUnauthenticated) << bad;
+    EXPECT_EQ(end.reason, "INVALID_API_KEY");
+  }
+  EXPECT_EQ(Http("Bearer " + std::string(64 << 10, 'k')).status, 431);
+  const HttpAnswer twice =
+      Ask(service_->http->port(), "POST", kChat, kGood,
+          {{"Authorization", "Bearer " + good}, {"Authorization", "Bearer " + good}});
+  EXPECT_EQ(twice.status, 401);
+  EXPECT_EQ(Grpc({{"authorization", "Bearer " + good}, {"authorization", "Bearer " + good}}).code,
+            kUnauthenticated);
+  EXPECT_EQ(service_->engine.Snapshot().requests_accepted, 0);
+}
+
+TEST_F(KeysTest, B4EveryRouteAndMethodNeedsAKey) {
+  Make("shop");
+  Serve();
+  for (const HttpRoute& route : HttpRoutes::Table()) {
+    const std::string path =
+        absl::StrCat(route.path, std::string(route.path).back() == '/' ? "demo" : "");
+    for (const char* verb : {"GET", "POST", "PUT", "DELETE", "OPTIONS"}) {
+      const HttpAnswer answer = Ask(service_->http->port(), verb, path, kGood);
+      if (route.open) {
+        EXPECT_THAT(answer.status, AnyOf(200, 405)) << verb << " " << path;
+      } else {
+        EXPECT_EQ(answer.status, 401) << verb << " " << path;
+      }
+    }
+  }
+  EXPECT_EQ(Ask(service_->http->port(), "GET", "/no/such/path").status, 401);
+  for (const char* method : {"Generate", "Tokenize", "Detokenize", "GetModel", "GetUsage"}) {
+    EXPECT_EQ(Grpc({}, method).code, kUnauthenticated) << method;
+  }
+}
+
+TEST_F(KeysTest, RevokedAndNewKeysCountAfterTheFileIsReadAgain) {
+  const std::string old = Make("shop");
+  Serve();
+  EXPECT_EQ(Http("Bearer " + old).status, 200);
+  const std::string id = old.substr(std::string("tuppence-").size(), 8);
+  ASSERT_TRUE(RemoveApiKey(folder_.At("keys.json"), id).ok());
+  const std::string made = Make("shop");
+  EXPECT_EQ(Http("Bearer " + old).status, 200);
+  ASSERT_TRUE(service_->keys->Reload().ok());
+  EXPECT_EQ(Http("Bearer " + old).status, 401);
+  EXPECT_EQ(Http("Bearer " + made).status, 200);
+  EXPECT_EQ(RemoveApiKey(folder_.At("keys.json"), id).code(), absl::StatusCode::kNotFound);
+  // A file that cannot be read leaves all as it was.
+  std::ofstream(folder_.At("keys.json")) << R"({"keys": [{"id": "12345678", "sha256": "xy"}]})";
+  const absl::Status wrong = service_->keys->Reload();
+  EXPECT_THAT(std::string(wrong.message()), HasSubstr("keys[0]: sha256 is \"xy\""));
+  EXPECT_EQ(Http("Bearer " + made).status, 200);
+}
+
+TEST_F(KeysTest, ClassesAndLimitsOfAMinuteAreTheTenants) {
+  const std::string shop = Make("shop"), free_key = Make("free");
+  Serve(R"({"tenants": {"shop": {"requests_per_minute": 2, "tokens_per_minute": 100000,
+                                 "classes": ["standard"]}}})");
+  const HttpAnswer first = Http("Bearer " + shop);
+  EXPECT_EQ(first.headers.at("x-ratelimit-limit-requests"), "2");
+  EXPECT_EQ(first.headers.at("x-ratelimit-remaining-requests"), "1");
+  EXPECT_EQ(first.headers.at("x-ratelimit-limit-tokens"), "100000");
+  EXPECT_EQ(Http("Bearer " + shop).status, 200);
+  const HttpAnswer third = Http("Bearer " + shop);
+  EXPECT_EQ(third.status, 429);
+  EXPECT_EQ(third.error()["code"], "rate_limit_exceeded");
+  EXPECT_EQ(third.headers.at("x-ratelimit-remaining-requests"), "0");
+  EXPECT_EQ(third.headers.count("retry-after-ms"), 1u);
+  OngoingCall grpc(channel_, ServiceHarness::GoodRequest(),
+                   {.metadata = {{"authorization", "Bearer " + shop}}});
+  EXPECT_EQ(grpc.Wait().code, kResourceExhausted);
+  EXPECT_EQ(grpc.Wait().reason, "RATE_LIMIT");
+  EXPECT_EQ(grpc.Wait().quota_subject, "tenant:shop");
+  EXPECT_TRUE(grpc.Wait().retry_ms.has_value());
+  EXPECT_EQ(Http("Bearer " + free_key).status, 200);  // its neighbours go on
+  Json urgent = Json::parse(kGood);
+  urgent["priority_class"] = "interactive";
+  EXPECT_EQ(Ask(service_->http->port(), "POST", kChat, urgent.dump(),
+                {{"Authorization", "Bearer " + shop}})
+                .status,
+            403);
+}
+
+constexpr int64_t kSecondNs = 1'000'000'000;
+
+TEST(TenantRatesTest, AMinutesWorthMayComeAtOnceAndFillsUpEvenly) {
+  TenantRates rates;
+  RateStands stands;
+  const MinuteLimits limits = {.requests = 6};
+  for (int i = 0; i < 6; ++i) {
+    EXPECT_TRUE(rates.Take("a", limits, 1, 0, &stands).ok());
+    EXPECT_EQ(stands.requests.remaining, 5 - i);
+  }
+  const absl::Status refused = rates.Take("a", limits, 1, 0, &stands);
+  EXPECT_EQ(RefusalOf(refused)->retry_after_ms, 10'000);
+  EXPECT_TRUE(rates.Take("b", limits, 1, 0, &stands).ok());
+  EXPECT_FALSE(rates.Take("a", limits, 1, 9 * kSecondNs, &stands).ok());
+  EXPECT_TRUE(rates.Take("a", limits, 1, 10 * kSecondNs, &stands).ok());
+  EXPECT_FALSE(rates.Take("a", limits, 1, 19 * kSecondNs, &stands).ok());
+}
+
+TEST(TenantRatesTest, TokensThatWereNotNeededGoBackAndTooManyAtOnceNeverFit) {
+  TenantRates rates;
+  RateStands stands;
+  const MinuteLimits limits = {.tokens = 600};
+  EXPECT_TRUE(rates.Take("a", limits, 500, 0, &stands).ok());
+  EXPECT_EQ(stands.tokens.remaining, 100);
+  EXPECT_FALSE(rates.Take("a", limits, 200, 0, &stands).ok());
+  rates.GiveBack("a", limits, 400);
+  EXPECT_TRUE(rates.Take("a", limits, 200, 0, &stands).ok());
+  EXPECT_EQ(stands.tokens.remaining, 300);
+  const absl::Status never = rates.Take("b", limits, 601, 0, &stands);
+  EXPECT_EQ(RefusalOf(never)->retry_after_ms, -1);
+  EXPECT_THAT(std::string(never.message()), HasSubstr("this request alone may need 601"));
+}
+
+}  // namespace
+}  // namespace tuppence
