@@ -250,6 +250,7 @@ EngineOptions EngineOptionsOf(const ModelOptions& options, const Config& config)
   engine.context_tokens = config.positions_max;
   engine.sequences_max = options.sequences_max;
   engine.step_tokens_max = options.step_tokens_max;
+  engine.prefill_tokens_min = std::min(engine.prefill_tokens_min, options.step_tokens_max);
   engine.logit_rows_max = std::max(options.sequences_max, 64);
   engine.positions_original = config.long_rope.has_value() ? config.short_rope_tokens_max() : 0;
   engine.rope_policy =
