@@ -8,7 +8,9 @@
 #include "model/strict_json.h"
 #include "model/utf8.h"
 #include "scheduler/refusal.h"
-#include "service/batch_body.h"
+#include "service/convert.h"
+#include "service/openai_errors.h"
+#include "service/openai_request.h"
 #include "service/rpc_status.h"
 
 namespace tuppence {
@@ -113,26 +115,6 @@ Json UsageJson(const v1::Usage& usage, const v1::Cost& cost) {
       {"cost_details", std::move(details)}};
 }
 
-int HttpStatusOf(absl::StatusCode code) {
-  switch (code) {
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kFailedPrecondition:
-      return 400;
-    case absl::StatusCode::kUnauthenticated:
-      return 401;
-    case absl::StatusCode::kPermissionDenied:
-      return 403;
-    case absl::StatusCode::kNotFound:
-      return 404;
-    case absl::StatusCode::kResourceExhausted:
-      return 429;
-    case absl::StatusCode::kDeadlineExceeded:
-      return 504;
-    default:
-      return 500;
-  }
-}
-
 }  // namespace
 
 absl::StatusOr<BatchAsk> ReadBatchLine(const BatchLine& line) {
@@ -147,10 +129,13 @@ absl::StatusOr<BatchAsk> ReadBatchLine(const BatchLine& line) {
   if (absl::Status place = CheckPlace(*json, &ask.is_chat); !place.ok()) return place;
   const auto body = json->find("body");
   if (body == json->end() || !body->is_object()) return Malformed("the line has no body {...}");
-  std::vector<FieldViolation> violations;
-  ask.request =
-      ask.is_chat ? ReadChatBody(*body, &violations) : ReadCompletionBody(*body, &violations);
-  if (!violations.empty()) return InvalidFields(violations);
+  OpenAiAsk asked = ReadOpenAiObject(ask.is_chat ? OpenAiKind::kChat : OpenAiKind::kCompletion,
+                                     *body, CallLimits());
+  if (asked.stream) {
+    asked.ask.violations.push_back({"stream", "is true; a batch's answers come whole"});
+  }
+  if (!asked.ask.violations.empty()) return InvalidFields(asked.ask.violations);
+  ask.request = ToProto(asked.ask);
   ask.custom_id = TextOf(*json, "custom_id").value_or("");
   ask.expected = TextOf(*json, "expected");
   ask.reference_answer = TextOf(*json, "reference_answer");
@@ -239,16 +224,15 @@ std::string BatchAnswer::Line(const std::string& id, int64_t created_unix_second
 std::string BatchErrorLine(const std::string& id, const std::string& custom_id,
                            const absl::Status& status) {
   // The client puts the details below the message, a line each.
-  const std::string text(status.message());
-  const std::string message = text.substr(0, text.find('\n'));
-  const std::optional<Refusal> refusal = RefusalOf(status);
-  const std::string code = absl::AsciiStrToLower(
-      refusal.has_value() ? refusal->reason : absl::StatusCodeToString(status.code()));
-  const Json error = {{"message", message}, {"code", code}};
+  const absl::string_view text = status.message();
+  absl::Status told(status.code(), text.substr(0, text.find('\n')));
+  status.ForEachPayload(
+      [&told](absl::string_view url, const absl::Cord& payload) { told.SetPayload(url, payload); });
+  const Json error = Json::parse(ErrorObject(told));
   const Json line = {
       {"id", id},
       {"custom_id", custom_id.empty() ? Json() : Json(custom_id)},
-      {"response", {{"status_code", HttpStatusOf(status.code())}, {"body", {{"error", error}}}}},
+      {"response", {{"status_code", HttpStatusOf(told)}, {"body", {{"error", error}}}}},
       {"error", error}};
   return Dump(line);
 }

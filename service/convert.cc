@@ -138,6 +138,57 @@ std::optional<PriorityClass> PriorityClassFromProto(v1::PriorityClass priority_c
   }
 }
 
+v1::Role ToProto(Role role) {
+  switch (role) {
+    case Role::kSystem:
+      return v1::ROLE_SYSTEM;
+    case Role::kUser:
+      return v1::ROLE_USER;
+    case Role::kAssistant:
+      return v1::ROLE_ASSISTANT;
+  }
+  return v1::ROLE_UNSPECIFIED;
+}
+
+v1::PriorityClass ToProto(PriorityClass priority_class) {
+  switch (priority_class) {
+    case PriorityClass::kInteractive:
+      return v1::PRIORITY_CLASS_INTERACTIVE;
+    case PriorityClass::kStandard:
+      return v1::PRIORITY_CLASS_STANDARD;
+    case PriorityClass::kBatch:
+      return v1::PRIORITY_CLASS_BATCH;
+  }
+  return v1::PRIORITY_CLASS_UNSPECIFIED;
+}
+
+// All but max_tokens, which may be absent.
+void ToProto(const SamplingParams& params, v1::GenerateRequest* request) {
+  v1::SamplingParams* sampling = request->mutable_sampling();
+  sampling->set_temperature(params.temperature);
+  sampling->set_top_k(params.top_k);
+  sampling->set_top_p(params.top_p);
+  sampling->set_min_p(params.min_p);
+  sampling->set_repetition_penalty(params.repetition_penalty);
+  sampling->set_presence_penalty(params.presence_penalty);
+  sampling->set_frequency_penalty(params.frequency_penalty);
+  for (const TokenBias& bias : params.logit_bias) {
+    (*sampling->mutable_logit_bias())[bias.token_id] = bias.bias;
+  }
+  if (params.seed.has_value()) sampling->set_seed(*params.seed);
+  sampling->set_n(params.choices);
+  sampling->set_min_tokens(params.min_tokens);
+  sampling->set_ignore_eos(params.ignore_eos);
+  for (const std::string& stop : params.stop_strings) sampling->add_stop(stop);
+  sampling->mutable_stop_token_ids()->Assign(params.stop_ids.begin(), params.stop_ids.end());
+  sampling->set_include_stop(params.include_stop_string);
+  v1::OutputOptions* output = request->mutable_output();
+  output->set_logprobs(params.logprobs);
+  output->set_top_logprobs(params.top_logprobs);
+  output->set_prompt_logprobs(params.prompt_logprobs);
+  output->set_prompt_top_logprobs(params.prompt_top_logprobs);
+}
+
 }  // namespace
 
 GenerationAsk AskFromProto(v1::GenerateRequest* request) {
@@ -150,6 +201,37 @@ GenerationAsk AskFromProto(v1::GenerateRequest* request) {
   ask.priority_class = PriorityClassFromProto(request->priority_class(), &ask.violations);
   if (request->has_max_cost_nanousd()) ask.max_cost_nanousd = request->max_cost_nanousd();
   return ask;
+}
+
+v1::GenerateRequest ToProto(const GenerationAsk& ask) {
+  v1::GenerateRequest request;
+  request.set_model(ask.model);
+  switch (ask.prompt.kind) {
+    case PromptKind::kChat:
+      for (const ChatMessage& from : ask.prompt.chat) {
+        v1::ChatMessage* to = request.mutable_chat()->add_messages();
+        to->set_role(ToProto(from.role));
+        to->set_content(from.content);
+      }
+      break;
+    case PromptKind::kText:
+      request.set_text(ask.prompt.text);
+      break;
+    case PromptKind::kTokenIds:
+      request.mutable_token_ids()->mutable_ids()->Assign(ask.prompt.token_ids.begin(),
+                                                         ask.prompt.token_ids.end());
+      break;
+    case PromptKind::kNone:
+      break;
+  }
+  ToProto(ask.sampling, &request);
+  if (ask.has_max_tokens) request.mutable_sampling()->set_max_tokens(ask.sampling.max_tokens);
+  request.mutable_output()->set_no_text(ask.no_text);
+  if (ask.priority_class.has_value()) {
+    request.set_priority_class(ToProto(*ask.priority_class));
+  }
+  if (ask.max_cost_nanousd.has_value()) request.set_max_cost_nanousd(*ask.max_cost_nanousd);
+  return request;
 }
 
 Prompt TakePrompt(v1::TokenizeRequest* request, std::vector<FieldViolation>* violations) {

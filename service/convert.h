@@ -20,6 +20,8 @@ namespace tuppence {
 
 // What the request asks; its texts are moved out of it. What it cannot say becomes violations.
 GenerationAsk AskFromProto(v1::GenerateRequest* request);
+// The other way round, for a caller of ours. Requires: no violations.
+v1::GenerateRequest ToProto(const GenerationAsk& ask);
 Prompt TakePrompt(v1::TokenizeRequest* request, std::vector<FieldViolation>* violations);
 
 // The name of the first unknown field, with its path, if there is any.

@@ -344,11 +344,15 @@ absl::StatusOr<OpenAiAsk> ReadOpenAi(OpenAiKind kind, std::string_view body,
                          absl::StrCat("the request's body: ", json.status().message()),
                          Because(reason::kMalformedMessage));
   }
+  return ReadOpenAiObject(kind, *json, limits);
+}
+
+OpenAiAsk ReadOpenAiObject(OpenAiKind kind, const Json& body, const CallLimits& limits) {
   Asked asked;
   asked.read.strict = limits.strict;
   if (kind == OpenAiKind::kChat) asked.out.ask.prompt.kind = PromptKind::kChat;
   const std::vector<const FieldTable*> tables = TablesOf(kind);
-  for (const auto& [name, value] : json->items()) {
+  for (const auto& [name, value] : body.items()) {
     const ReadField read = FindField(tables, name);
     if (read == nullptr) {
       asked.read.Unknown(name);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
 #include "service/generation.h"
 #include "service/service_parts.h"
 
@@ -30,5 +31,7 @@ struct OpenAiAsk {
 // always refused. What is wrong with single fields is in ask.violations, under OpenAI's names.
 absl::StatusOr<OpenAiAsk> ReadOpenAi(OpenAiKind kind, std::string_view body,
                                      const CallLimits& limits);
+// The same of a body that has been parsed, strictly. Requires: an object.
+OpenAiAsk ReadOpenAiObject(OpenAiKind kind, const nlohmann::json& body, const CallLimits& limits);
 
 }  // namespace tuppence

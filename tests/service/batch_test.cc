@@ -13,6 +13,7 @@
 #include "service/batch_output.h"
 #include "service/batch_runner.h"
 #include "service/batch_totals.h"
+#include "service/convert.h"
 #include "service/rpc_status.h"
 #include "tests/service/usage_files.h"
 
@@ -110,6 +111,45 @@ TEST_F(BatchTest, ALineAsksWhatItsBodySaysInTheBatchClass) {
   EXPECT_EQ(request.sampling().n(), 2);
   EXPECT_EQ(request.sampling().stop(0), "x");
   EXPECT_TRUE(request.output().logprobs()) << "for the mean";
+}
+
+TEST_F(BatchTest, EveryFieldThatABodyMayHaveReachesTheService) {
+  const auto line = ReadBatchLine(
+      {.number = 1,
+       .text = R"({"custom_id": "a", "url": "/v1/completions", "body": {"prompt": [1, 450, 29871],
+                "model": "m", "temperature": 0.5, "top_p": 0.25, "top_k": 7, "min_p": 0.125,
+                "repetition_penalty": 1.5, "presence_penalty": -1, "frequency_penalty": 0.75,
+                "logit_bias": {"12": -3.5}, "seed": -1, "n": 2, "max_tokens": 9, "min_tokens": 3,
+                "ignore_eos": true, "stop": "x", "stop_token_ids": [5], "logprobs": 4,
+                "include_stop_str_in_output": true, "max_cost_nanousd": 77}})"});
+  ASSERT_TRUE(line.ok()) << line.status();
+  v1::GenerateRequest request = line->request;
+  const GenerationAsk ask = AskFromProto(&request);
+  EXPECT_THAT(ask.prompt.token_ids, ElementsAre(1, 450, 29871));
+  EXPECT_EQ(ask.model, "m");
+  EXPECT_EQ(ask.priority_class, PriorityClass::kBatch);
+  EXPECT_EQ(ask.max_cost_nanousd, 77);
+  EXPECT_TRUE(ask.has_max_tokens);
+  const SamplingParams& sampling = ask.sampling;
+  EXPECT_EQ(sampling.temperature, 0.5f);
+  EXPECT_EQ(sampling.top_p, 0.25f);
+  EXPECT_EQ(sampling.top_k, 7);
+  EXPECT_EQ(sampling.min_p, 0.125f);
+  EXPECT_EQ(sampling.repetition_penalty, 1.5f);
+  EXPECT_EQ(sampling.presence_penalty, -1);
+  EXPECT_EQ(sampling.frequency_penalty, 0.75f);
+  ASSERT_EQ(sampling.logit_bias.size(), 1u);
+  EXPECT_EQ(sampling.logit_bias[0].token_id, 12);
+  EXPECT_EQ(sampling.logit_bias[0].bias, -3.5f);
+  EXPECT_EQ(sampling.seed, ~uint64_t{0});
+  EXPECT_EQ(sampling.choices, 2);
+  EXPECT_EQ(sampling.max_tokens, 9);
+  EXPECT_EQ(sampling.min_tokens, 3);
+  EXPECT_TRUE(sampling.ignore_eos);
+  EXPECT_THAT(sampling.stop_strings, ElementsAre("x"));
+  EXPECT_THAT(sampling.stop_ids, ElementsAre(5));
+  EXPECT_TRUE(sampling.include_stop_string);
+  EXPECT_EQ(sampling.top_logprobs, 4);
 }
 
 TEST_F(BatchTest, ALineThatCannotBeAskedSaysWhy) {
