@@ -61,7 +61,7 @@ class TlsTest : public ::testing::Test {
   }
   static int CodeFor(const ServiceHarness& service, const ClientOptions& client) {
     ClientOptions options = client;
-    options.address = absl::StrCat("localhost:", service.server->port());
+    options.address = absl::StrCat("127.0.0.1:", service.server->port());
     auto channel = MakeChannel(options);
     EXPECT_TRUE(channel.ok()) << channel.status();
     OngoingCall call(*channel, ServiceHarness::GoodRequest(), {.deadline_ms = 5000});
