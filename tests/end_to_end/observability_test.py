@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import math
+import pathlib
 import re
 import resource
 import shutil
@@ -255,12 +256,14 @@ def check_disk_full(prometheus, api, service, serves):
 def main():
     binary = f"{sys.argv[1]}/service/tuppence"
     demo = str(root / "deploy/demo_model/checkpoint")
-    common = ("--tenant-header", "x-tenant", "--kv-memory", "32M", "--threads", "1")
     with temporary_folder() as folder, contextlib.ExitStack() as stack:
         api = make_api(folder)
+        tenants = pathlib.Path(folder) / "tenants.json"
+        tenants.write_text('{"others": {"budget": {"usd": 1000, "per": "day"}}}')
+        common = ("--tenant-header", "x-tenant", "--kv-memory", "32M", "--threads", "1")
         steady = Service(binary, folder, "steady", demo, "--price-per-hour", "1.05",
                          "--queue-requests-max", "4", "--usage-store", f"{folder}/steady.db",
-                         *common)
+                         "--tenants", str(tenants), *common)
         restarted = Service(binary, folder, "restarted", demo, "--price-per-hour", "0.526",
                             "--usage-store", f"{folder}/restarted.db", "--when-unrecordable",
                             "serve", *common)
