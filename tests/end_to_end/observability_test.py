@@ -145,7 +145,7 @@ def misbehave(api, service):
     next(iter(call))
     call.cancel()
     with contextlib.suppress(grpc.RpcError):
-        stub.ask(max_tokens=1500, timeout=0.1)
+        stub.ask(max_tokens=1500, timeout=0.3)
     with contextlib.suppress(grpc.RpcError):
         stub.ask(max_tokens=100000)
     traced = stub.start(metadata=(("traceparent", TRACEPARENT),))
