@@ -1,7 +1,7 @@
 // Engine: one thread that serves all requests, one step after the other. Accepts what has arrived,
 // asks the scheduler who runs, builds the batch, runs it, charges the time and delivers the tokens.
 // The next step is planned while the device runs this one.
-// Made by service/main and used by service/generate_call; knows no gRPC and no device.
+// Made by service/main and used by service/generation; knows no gRPC and no device.
 //
 // Submit, SetRateCard, BeginDrain, drained and Snapshot are safe on any thread; the rest is the
 // engine thread's or, before Start, the owner's (a test that never calls Start calls Step itself).

@@ -1,5 +1,5 @@
 // Request: what a caller wants, ready to be scheduled; and Usage and Cost, what came of it.
-// Made by service/generate_call after validation and tokenising, consumed by the engine.
+// Made by service/generation after validation and tokenising, consumed by the engine.
 #pragma once
 
 #include <cstdint>

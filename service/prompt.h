@@ -1,6 +1,6 @@
 // Prompt: what a caller wants continued, before it is token ids. Checked by size and form first, so
 // that admission can reserve an upper bound before the tokeniser does any work.
-// Used by generate_call and token_calls; knows no gRPC. Any thread.
+// Used by generation and token_calls; knows no gRPC. Any thread.
 #pragma once
 
 #include <cstdint>
