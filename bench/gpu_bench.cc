@@ -3,6 +3,7 @@
 // table of it.
 //
 //   gpu_bench               on the GPU
+//   gpu_bench --only=int4   those kernels alone that have it in their name; `step` for whole steps
 //   gpu_bench --emulated    tiny shapes on the emulated GPU: shows that it runs; its times mean
 //   nothing
 #include <CLI/CLI.hpp>
@@ -14,8 +15,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "bench/gpu_cublas.h"
+#include "bench/gpu_device.h"
 #include "bench/gpu_steps.h"
 #include "cuda/cuda_backend.h"
 #include "model/check.h"
@@ -32,7 +35,7 @@ struct Sizes {
   std::vector<int64_t> rows = {1, 8, 32, 64, 512};
   std::vector<int32_t> sequences = {1, 8, 32, 128};
   int64_t cold_bytes = int64_t{512} << 20;  // of weights that take turns: more than any cache
-  double seconds = 0.3;                     // of each measurement
+  double seconds = 0;                       // of each measurement, at least
 };
 Sizes Tiny() {
   return {.hidden = 128,
@@ -53,8 +56,10 @@ class Bench {
   Bench(Backend& backend, const Sizes& sizes, DType half)
       : backend_(backend), sizes_(sizes), half_(half) {}
 
-  void Run() {
-    Copy();
+  void Run(const std::string& only) {
+    only_ = only;
+    DeviceCopy();
+    BlockCopy();
     Cublas();
     for (const char* format : {half_ == DType::kF16 ? "f16" : "bf16", "int8", "int4"}) {
       Matmuls(*ParseWeightFormat(format), format);
@@ -73,23 +78,41 @@ class Bench {
     absl::StatusOr<std::unique_ptr<Buffer>> memory = backend_.Allocate(static_cast<size_t>(bytes));
     if (!memory.ok()) std::fprintf(stderr, "%s\n", memory.status().ToString().c_str());
     CHECK(memory.ok());
+    CHECK(FillOnDevice(backend_, (*memory)->data(), static_cast<size_t>(bytes)).ok());
     return *std::move(memory);
   }
 
-  double Time(const std::function<void(int)>& call) {
-    return Time(call, [this] { return backend_.Synchronize(); });
+  // Bytes that a call must move at least, and its operations.
+  struct Work {
+    double bytes = 0;
+    double flop = 0;
+  };
+
+  void Measure(const std::string& kernel, const std::string& shape, const Work& work,
+               const std::function<void(int)>& call) {
+    Measure(kernel, shape, work, call, [this] { return backend_.Synchronize(); });
   }
-  double Time(const std::function<void(int)>& call, const std::function<absl::Status()>& wait) {
-    return SecondsOf(sizes_.seconds, call, wait);
+  void Measure(const std::string& kernel, const std::string& shape, const Work& work,
+               const std::function<void(int)>& call, const std::function<absl::Status()>& wait) {
+    if (!absl::StrContains(kernel, only_)) return;
+    PrintMeasured({{"kernel", kernel}, {"shape", shape}},
+                  {SecondsOf(sizes_.seconds, call, wait), work.bytes, work.flop});
   }
 
-  void Print(const std::string& kernel, const std::string& shape, double seconds, double bytes,
-             double flop) {
-    PrintMeasured({{"kernel", kernel}, {"shape", shape}}, {seconds, bytes, flop});
+  // The yardstick, read and written.
+  void DeviceCopy() {
+    const int64_t bytes = std::max<int64_t>(sizes_.cold_bytes, 4096);
+    const std::unique_ptr<Buffer> from = Take(bytes), to = Take(bytes);
+    Measure(
+        "device copy", absl::StrCat(bytes, " bytes"), {2.0 * static_cast<double>(bytes)},
+        [&](int) {
+          CHECK(CopyOnDevice(backend_, to->data(), from->data(), static_cast<size_t>(bytes)).ok());
+        },
+        [this] { return WaitForDevice(backend_); });
   }
 
-  // The yardstick: whole blocks from one half of a pool to the other.
-  void Copy() {
+  // Whole blocks from one half of a pool to the other.
+  void BlockCopy() {
     const int32_t blocks = sizes_.cold_bytes > 0 ? 1024 : 4;
     const int64_t block_bytes = int64_t{sizes_.heads} * 16 * sizes_.head_dim * 2;
     const std::unique_ptr<Buffer> memory = Take(blocks * block_bytes);
@@ -98,9 +121,9 @@ class Bench {
     std::vector<int32_t> from(blocks / 2), to(blocks / 2);
     std::iota(from.begin(), from.end(), 0);
     std::iota(to.begin(), to.end(), blocks / 2);
-    const double seconds = Time([&](int) { backend_.CopyBlocks(from, to, layer); });
-    Print("block copy", absl::StrCat(blocks / 2, " blocks"), seconds,
-          static_cast<double>(blocks * block_bytes), 0);
+    Measure("block copy", absl::StrCat(blocks / 2, " blocks"),
+            {static_cast<double>(blocks * block_bytes)},
+            [&](int) { backend_.CopyBlocks(from, to, layer); });
   }
 
   // The other yardstick, where its library is found.
@@ -123,15 +146,15 @@ class Bench {
       rows_of.push_back(4096);  // large enough for the device's rate
       for (const int64_t rows : rows_of) {
         const std::unique_ptr<Buffer> x = Take(rows * cols * 2), out = Take(rows * outputs * 4);
-        const double seconds = Time(
+        Measure(
+            absl::StrCat("cublas ", what), absl::StrCat(rows, " rows"),
+            {static_cast<double>(outputs * cols * 2),
+             2.0 * static_cast<double>(rows * outputs * cols)},
             [&](int i) {
               char* const w = static_cast<char*>(weights->data()) + i % count * outputs * cols * 2;
               (*cublas)->Multiply(half_, x->data(), w, rows, outputs, cols, out->data());
             },
             [&] { return (*cublas)->Wait(); });
-        Print(absl::StrCat("cublas ", what), absl::StrCat(rows, " rows"), seconds,
-              static_cast<double>(outputs * cols * 2),
-              2.0 * static_cast<double>(rows * outputs * cols));
       }
     }
   }
@@ -147,6 +170,7 @@ class Bench {
       int64_t bytes = 0;
       do {
         weights.push_back(*backend_.NewMatrix(spec));
+        CHECK(FillOnDevice(backend_, *weights.back()).ok());
         bytes += weights.back()->bytes();
       } while (bytes < sizes_.cold_bytes);
       for (const int64_t rows : sizes_.rows) Matmul(what, name, spec, rows, weights);
@@ -160,13 +184,13 @@ class Bench {
     const std::unique_ptr<Buffer> in = Take(rows * spec.cols * 2), out = Take(rows * outputs * 4);
     const Tensor x(in->data(), half_, {rows, spec.cols});
     const Tensor y(out->data(), gated ? half_ : DType::kF32, {rows, outputs});
-    const double seconds = Time([&](int i) {
-      const Matrix& w = *weights[static_cast<size_t>(i) % weights.size()];
-      gated ? backend_.GatedMatmul(x, w, y) : backend_.Matmul(x, w, y);
-    });
-    Print(absl::StrCat("matmul ", what, " ", format), absl::StrCat(rows, " rows"), seconds,
-          static_cast<double>(weights[0]->bytes()),
-          2.0 * static_cast<double>(rows * spec.rows * spec.cols));
+    Measure(absl::StrCat("matmul ", what, " ", format), absl::StrCat(rows, " rows"),
+            {static_cast<double>(weights[0]->bytes()),
+             2.0 * static_cast<double>(rows * spec.rows * spec.cols)},
+            [&](int i) {
+              const Matrix& w = *weights[static_cast<size_t>(i) % weights.size()];
+              gated ? backend_.GatedMatmul(x, w, y) : backend_.Matmul(x, w, y);
+            });
   }
 
   // `tokens` last positions of each of some sequences of `context` positions.
@@ -198,14 +222,14 @@ class Bench {
     const Tensor attended(out->data(), half_, {rows, heads * dim});
     const Batch& uploaded = backend_.Upload(batch);
     const AttentionShape shape = {heads, heads, dim, 0.1f, 0};
-    const double seconds =
-        Time([&](int) { backend_.Attention(in, shape, uploaded, layer, attended); });
     const double kv_bytes = 2.0 * sequences * context * heads *
                             (static_cast<double>(dim) * static_cast<double>(BytesOf(kv)) + 2);
     const double pairs = phase == Phase::kDecode ? static_cast<double>(sequences) * context
                                                  : 0.5 * context * context;
-    Print(absl::StrCat("attention ", phase == Phase::kDecode ? "decode " : "prefill ", NameOf(kv)),
-          absl::StrCat(sequences, " x ", context), seconds, kv_bytes, 4 * pairs * heads * dim);
+    Measure(
+        absl::StrCat("attention ", phase == Phase::kDecode ? "decode " : "prefill ", NameOf(kv)),
+        absl::StrCat(sequences, " x ", context), {kv_bytes, 4 * pairs * heads * dim},
+        [&](int) { backend_.Attention(in, shape, uploaded, layer, attended); });
   }
 
   void Norms() {
@@ -214,20 +238,20 @@ class Bench {
       const std::unique_ptr<Buffer> residual = Take(rows * hidden * 4);
       const std::unique_ptr<Buffer> delta = Take(rows * hidden * 4);
       const std::unique_ptr<Buffer> weight = Take(hidden * 4), out = Take(rows * hidden * 2);
-      const double seconds = Time([&](int) {
-        backend_.AddNorm(Tensor(residual->data(), DType::kF32, {rows, hidden}),
-                         Tensor(delta->data(), DType::kF32, {rows, hidden}),
-                         Tensor(weight->data(), DType::kF32, {hidden}), 1e-5f,
-                         Tensor(out->data(), half_, {rows, hidden}));
-      });
-      Print("add and norm", absl::StrCat(rows, " rows"), seconds,
-            static_cast<double>(rows * hidden * 14), 0);
+      Measure("add and norm", absl::StrCat(rows, " rows"),
+              {static_cast<double>(rows * hidden * 14)}, [&](int) {
+                backend_.AddNorm(Tensor(residual->data(), DType::kF32, {rows, hidden}),
+                                 Tensor(delta->data(), DType::kF32, {rows, hidden}),
+                                 Tensor(weight->data(), DType::kF32, {hidden}), 1e-5f,
+                                 Tensor(out->data(), half_, {rows, hidden}));
+              });
     }
   }
 
   Backend& backend_;
   Sizes sizes_;
   DType half_;
+  std::string only_;
 };
 
 int Main(int argc, char** argv) {
@@ -235,6 +259,10 @@ int Main(int argc, char** argv) {
   bool emulated = false, f16 = false;
   app.add_flag("--emulated", emulated, "Tiny shapes on the emulated GPU; times mean nothing");
   app.add_flag("--f16", f16, "f16 in place of bf16");
+  std::string only;
+  app.add_option("--only", only, "Kernels with this in their name; step: whole steps");
+  double seconds = 0.05;
+  app.add_option("--seconds", seconds, "Of each measurement, at least")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   const CudaOptions options{.half = f16 ? DType::kF16 : DType::kBf16};
   absl::StatusOr<std::unique_ptr<Backend>> backend =
@@ -251,8 +279,11 @@ int Main(int argc, char** argv) {
     return 1;
   }
   std::printf("{\"arithmetic\": \"%s\"}\n", (*backend)->arithmetic_id().c_str());
-  Bench(**backend, emulated ? Tiny() : Sizes(), options.half).Run();
-  MeasureSteps(**backend, options.half, emulated ? TinyStepSizes() : StepSizes());
+  Sizes sizes = emulated ? Tiny() : Sizes();
+  StepSizes steps = emulated ? TinyStepSizes() : StepSizes();
+  if (!emulated) sizes.seconds = steps.seconds = seconds;
+  Bench(**backend, sizes, options.half).Run(only);
+  if (only.empty() || only == "step") MeasureSteps(**backend, options.half, steps);
   return 0;
 }
 

@@ -28,10 +28,10 @@ class Yardsticks:
     """What this device was measured to do: copying, and cuBLAS where it was there."""
 
     def __init__(self, rows):
-        copies = [row["bytes"] / row["seconds"] for row in rows if row.get("kernel") == "block copy"]
+        copies = [row["bytes"] / row["seconds"] for row in rows if row.get("kernel") == "device copy"]
         rates = [row["flop"] / row["seconds"] for row in rows if row.get("kernel", "").startswith("cublas")]
         if not copies:
-            sys.exit("gpu_report.py: no row 'block copy' to measure against; is this gpu_bench's output?")
+            sys.exit("gpu_report.py: no row 'device copy' to measure against; is this gpu_bench's output?")
         self.copy = max(copies)
         self.matmul = max(rates, default=0)
 

@@ -8,6 +8,8 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "bench/gpu_device.h"
+#include "cuda/packed_matrix.h"
 #include "model/check.h"
 #include "model/kv_cache.h"
 #include "model/phi3.h"
@@ -21,8 +23,8 @@ namespace {
 constexpr int64_t kFillRows = 128;
 constexpr int32_t kBlockTokens = 16;
 
-// Weights of any shape, filled with the same few pseudo-random rows over and over: what they are
-// costs a GPU nothing, that they are no zeros keeps its clocks honest.
+// Weights of any shape, the same few pseudo-random rows over and over: what they are costs a GPU
+// nothing, that they are no zeros keeps its clocks honest.
 class FilledWeights {
  public:
   FilledWeights(const Config& config, const WeightFormat& format, DType half, Backend& backend)
@@ -68,32 +70,37 @@ class FilledWeights {
     return matrix;
   }
 
+  // The first rows come from the host; the device copies them until the matrix is full.
   void Fill(Matrix& matrix) {
     const MatrixSpec& spec = matrix.spec();
     std::mt19937 random(1);
     std::normal_distribution<float> normal(0.0f, 0.02f);
-    const int64_t count = kFillRows * spec.cols;
+    const bool gated = spec.pairing == RowPairing::kGateUp;
+    const int64_t half = gated ? spec.rows / 2 : spec.rows;
     MatrixRows rows{.format = spec.format, .cols = spec.cols};
+    rows.rows = std::min(kFillRows, half);
+    const int64_t count = rows.rows * spec.cols;
     std::vector<int8_t> codes(spec.format.quantised() ? count : 0);
     std::vector<uint16_t> halves(spec.format.quantised() ? 0 : count), scales;
     if (spec.format.quantised()) {
       std::vector<float> values(count);
       for (float& value : values) value = normal(random);
-      scales.resize(kFillRows * GroupsOf(spec.cols, spec.format.group));
-      QuantiseRows(values.data(), kFillRows, spec.cols, spec.format, codes.data(), scales.data());
+      scales.resize(rows.rows * GroupsOf(spec.cols, spec.format.group));
+      QuantiseRows(values.data(), rows.rows, spec.cols, spec.format, codes.data(), scales.data());
       rows.values = codes.data();
       rows.scales = scales.data();
     } else {
-      for (uint16_t& half : halves) {
-        half = spec.format.type == WeightType::kF16 ? ToF16(normal(random)).bits
-                                                    : ToBf16(normal(random)).bits;
+      for (uint16_t& value : halves) {
+        value = spec.format.type == WeightType::kF16 ? ToF16(normal(random)).bits
+                                                     : ToBf16(normal(random)).bits;
       }
       rows.values = halves.data();
     }
-    for (; rows.first_row < spec.rows; rows.first_row += kFillRows) {
-      rows.rows = std::min(kFillRows, spec.rows - rows.first_row);
-      backend_.PackRows(rows, matrix);
-    }
+    backend_.PackRows(rows, matrix);
+    rows.first_row = half;
+    if (gated) backend_.PackRows(rows, matrix);
+    const int64_t panels = rows.rows * (gated ? 2 : 1) / cuda::kPanelOutputs;
+    status_.Update(RepeatPanels(backend_, matrix, panels));
   }
 
   Backend& backend_;

@@ -7,15 +7,30 @@
 namespace tuppence::TUPPENCE_DEVICE {
 namespace {
 
+template <typename Half, WeightType kType, int kTiles, int kPanels>
+void LaunchSkinny(Gpu& gpu, const MatmulArgs& args) {
+  Launch(gpu, &MatmulSkinnyKernel<Half, kType, kTiles, kPanels>,
+         {.name = "matmul_skinny",
+          .blocks_x = CeilDiv(args.panels, kPanels),
+          .threads = kMatmulThreads,
+          .shared_bytes = sizeof(SkinnyShared<kPanels>)},
+         args);
+}
+
+// Blocks of fewer outputs where those of the most would leave multiprocessors idle.
+template <typename Half, WeightType kType, int kTiles>
+void LaunchSkinny(Gpu& gpu, const MatmulArgs& args) {
+  constexpr int kMost = kSkinnyPanelsMax<kType, kTiles>;
+  const bool few = CeilDiv(args.panels, kMost) < 3 * gpu.facts().multiprocessors;
+  few ? LaunchSkinny<Half, kType, kTiles, 2>(gpu, args)
+      : LaunchSkinny<Half, kType, kTiles, kMost>(gpu, args);
+}
+
 template <typename Half, WeightType kType>
 void LaunchSkinny(Gpu& gpu, const MatmulArgs& args) {
-  const LaunchShape shape{.name = "matmul_skinny",
-                          .blocks_x = CeilDiv(args.panels, kWarpPanels),
-                          .threads = kMatmulThreads,
-                          .shared_bytes = sizeof(SkinnyShared)};
-  if (args.rows <= 16) return Launch(gpu, &MatmulSkinnyKernel<Half, kType, 1>, shape, args);
-  if (args.rows <= 32) return Launch(gpu, &MatmulSkinnyKernel<Half, kType, 2>, shape, args);
-  Launch(gpu, &MatmulSkinnyKernel<Half, kType, 4>, shape, args);
+  if (args.rows <= 16) return LaunchSkinny<Half, kType, 1>(gpu, args);
+  if (args.rows <= 32) return LaunchSkinny<Half, kType, 2>(gpu, args);
+  LaunchSkinny<Half, kType, 4>(gpu, args);
 }
 
 template <typename Half, WeightType kType>

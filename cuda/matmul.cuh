@@ -8,8 +8,8 @@
 //           codes, exact in 16 bits: a group's sum starts from zero and is added to its segment by
 //           one FMA with the group's scale. Both kernels do just this for every row, so a row has
 //           the same bits at any row count.
-// Skinny    up to 64 rows: a block has 32 outputs and a warp for each segment; warps read weights
-//           and x straight to registers, and shared memory adds the segments up.
+// Skinny    up to 64 rows: a block has 32 or 16 outputs and a warp for each segment; warps read
+//           weights and x straight to registers, and shared memory adds the segments up.
 // Wide      a block has 128 rows and 128 (quantised: 64) outputs; x comes through shared memory in
 //           four stages, each warp runs through all segments.
 // Traffic   skinny: each weight once, bound by memory; x from the caches. Wide: weights once for
@@ -27,7 +27,7 @@ constexpr int kSegmentsMax = 8;
 constexpr int kStepCols = 32;
 constexpr int kMatmulThreads = 256;
 constexpr int kMatmulWarps = kMatmulThreads / kWarpLanes;
-constexpr int kWarpPanels = 4;  // of a warp, in both kernels
+constexpr int kWarpPanels = 4;  // of a warp; where a grid would be too small, skinny ones have 2
 constexpr int kWarpOutputs = kWarpPanels * kPanelOutputs;
 
 // Columns of a segment; a function of K alone.
@@ -76,16 +76,16 @@ __device__ inline void UnpackWeights(const uint4& load, int step, uint32_t (&b)[
   }
 }
 
-// Sums of a warp: kTiles tiles of 16 rows by kWarpPanels panels.
-template <int kTiles>
-using Sums = float[kTiles][kWarpPanels][4];
+// Sums of a warp: kTiles tiles of 16 rows by kPanels panels.
+template <int kTiles, int kPanels>
+using Sums = float[kTiles][kPanels][4];
 
-template <int kTiles>
-__device__ inline void Clear(Sums<kTiles>& sums) {
+template <int kTiles, int kPanels>
+__device__ inline void Clear(Sums<kTiles, kPanels>& sums) {
   TUPPENCE_UNROLL
   for (int t = 0; t < kTiles; ++t) {
     TUPPENCE_UNROLL
-    for (int p = 0; p < kWarpPanels; ++p) {
+    for (int p = 0; p < kPanels; ++p) {
       TUPPENCE_UNROLL
       for (int i = 0; i < 4; ++i) sums[t][p][i] = 0;
     }
@@ -94,17 +94,17 @@ __device__ inline void Clear(Sums<kTiles>& sums) {
 
 // total += part, or with scales of the lane's two outputs of each panel total += part * scale; part
 // starts anew.
-template <int kTiles>
-__device__ inline void AddInto(Sums<kTiles>& total, Sums<kTiles>& part) {
+template <int kTiles, int kPanels>
+__device__ inline void AddInto(Sums<kTiles, kPanels>& total, Sums<kTiles, kPanels>& part) {
   TUPPENCE_UNROLL
   for (int t = 0; t < kTiles; ++t) {
     TUPPENCE_UNROLL
-    for (int p = 0; p < kWarpPanels; ++p) {
+    for (int p = 0; p < kPanels; ++p) {
       TUPPENCE_UNROLL
       for (int i = 0; i < 4; ++i) total[t][p][i] += part[t][p][i];
     }
   }
-  Clear<kTiles>(part);
+  Clear<kTiles, kPanels>(part);
 }
 
 __device__ inline int PanelOf(const MatmulArgs& m, int first_panel, int p) {
@@ -113,28 +113,30 @@ __device__ inline int PanelOf(const MatmulArgs& m, int first_panel, int p) {
 
 // Scales of a load's groups, at most four: lane 4 g + q holds those of group g % 4 and of outputs 2
 // q, 2 q + 1 of each panel. They travel with the load's weights, a load ahead of their use.
-using LoadScales = uint32_t[kWarpPanels];
+template <int kPanels>
+using LoadScales = uint32_t[kPanels];
 
-template <WeightType kType>
+template <WeightType kType, int kPanels>
 __device__ inline void FetchScales(const MatmulArgs& m, int first_panel, int load,
-                                   LoadScales& scales) {
+                                   LoadScales<kPanels>& scales) {
   if constexpr (!WeightTraits<kType>::kQuantised) return;
   int group = ((load * LoadCols(kType)) >> m.group_shift) + Lane() / 4 % 4;
   if (group >= m.groups) group = m.groups - 1;
   TUPPENCE_UNROLL
-  for (int p = 0; p < kWarpPanels; ++p) {
+  for (int p = 0; p < kPanels; ++p) {
     const int64_t at = static_cast<int64_t>(PanelOf(m, first_panel, p)) * m.groups + group;
     scales[p] = *reinterpret_cast<const uint32_t*>(m.scales + at * kPanelOutputs + Lane() % 4 * 2);
   }
 }
 
 // The group that ends with the step of `load` that starts at `col`.
-template <WeightType kType, int kTiles>
-__device__ inline void AddGroup(const MatmulArgs& m, const LoadScales& scales, int load, int col,
-                                Sums<kTiles>& total, Sums<kTiles>& part) {
+template <WeightType kType, int kTiles, int kPanels>
+__device__ inline void AddGroup(const MatmulArgs& m, const LoadScales<kPanels>& scales, int load,
+                                int col, Sums<kTiles, kPanels>& total,
+                                Sums<kTiles, kPanels>& part) {
   const int of_load = (col >> m.group_shift) - ((load * LoadCols(kType)) >> m.group_shift);
   TUPPENCE_UNROLL
-  for (int p = 0; p < kWarpPanels; ++p) {
+  for (int p = 0; p < kPanels; ++p) {
     const uint32_t pair = Shuffle(scales[p], of_load * 4 + Lane() % 4);
     const float first = Widen(F16{static_cast<uint16_t>(pair)});
     const float second = Widen(F16{static_cast<uint16_t>(pair >> 16)});
@@ -146,15 +148,15 @@ __device__ inline void AddGroup(const MatmulArgs& m, const LoadScales& scales, i
       }
     }
   }
-  Clear<kTiles>(part);
+  Clear<kTiles, kPanels>(part);
 }
 
 // kOnce: no other warp of the multiprocessor wants them, so they need no room in its cache.
-template <bool kOnce>
+template <bool kOnce, int kPanels>
 __device__ inline void LoadWeights(const MatmulArgs& m, int first_panel, int load,
-                                   uint4 (&loads)[kWarpPanels]) {
+                                   uint4 (&loads)[kPanels]) {
   TUPPENCE_UNROLL
-  for (int p = 0; p < kWarpPanels; ++p) {
+  for (int p = 0; p < kPanels; ++p) {
     const int64_t at = static_cast<int64_t>(PanelOf(m, first_panel, p)) * m.loads +
                        (load < m.loads ? load : m.loads - 1);
     const std::byte* const source = m.weights + at * kLoadBytes + Lane() * 16;
@@ -174,11 +176,11 @@ __device__ inline uint4 LoadRow(const MatmulArgs& m, int row, int col) {
   return *reinterpret_cast<const uint4*>(m.x + static_cast<int64_t>(row) * m.cols + col);
 }
 
-template <typename Half, WeightType kType, int kTiles>
-__device__ inline void MultiplyStep(const uint4 (&loads)[kWarpPanels], int step,
-                                    const uint32_t (&a)[kTiles][8], Sums<kTiles>& sums) {
+template <typename Half, WeightType kType, int kTiles, int kPanels>
+__device__ inline void MultiplyStep(const uint4 (&loads)[kPanels], int step,
+                                    const uint32_t (&a)[kTiles][8], Sums<kTiles, kPanels>& sums) {
   TUPPENCE_UNROLL
-  for (int p = 0; p < kWarpPanels; ++p) {
+  for (int p = 0; p < kPanels; ++p) {
     uint32_t b[4];
     UnpackWeights<Half, kType>(loads[p], step, b);
     TUPPENCE_UNROLL
@@ -207,79 +209,116 @@ __device__ inline void StoreGated(const MatmulArgs& m, int row, int output, floa
   }
 }
 
+template <int kPanels>
 struct SkinnyShared {
-  float sums[kSegmentsMax][16][kWarpOutputs];
+  float sums[kSegmentsMax][16][kPanels * kPanelOutputs];
 };
 
-// One segment of the block's 32 outputs.
-template <typename Half, WeightType kType, int kTiles>
+// Loads of weights that a warp holds, one in use and the others on their way: with one tile of rows
+// all time goes to waiting for memory.
+template <WeightType kType, int kTiles>
+constexpr int kLoadsHeld = kTiles > 1                        ? 2
+                           : WeightTraits<kType>::kQuantised ? 3
+                                                             : 4;
+
+// A step's x of a lane: rows g and g + 8 of each tile.
+template <int kTiles>
+struct StepRows {
+  uint4 upper[kTiles];
+  uint4 lower[kTiles];
+
+  __device__ void Fetch(const MatmulArgs& m, int step) {
+    const int g = Lane() / 4, col = step * kStepCols + Lane() % 4 * 8;
+    TUPPENCE_UNROLL
+    for (int t = 0; t < kTiles; ++t) {
+      upper[t] = LoadRow(m, 16 * t + g, col);
+      lower[t] = LoadRow(m, 16 * t + g + 8, col);
+    }
+  }
+  __device__ void Interleaved(uint32_t (&a)[kTiles][8]) const {
+    TUPPENCE_UNROLL
+    for (int t = 0; t < kTiles; ++t) Interleave(upper[t], lower[t], a[t]);
+  }
+};
+
+// One segment of the block's outputs. Weights, scales and x are on their way while others multiply.
+template <typename Half, WeightType kType, int kTiles, int kPanels>
 __device__ inline void SumSegment(const MatmulArgs& m, int first_panel, int segment,
-                                  Sums<kTiles>& sums) {
+                                  Sums<kTiles, kPanels>& sums) {
   using Traits = WeightTraits<kType>;
-  constexpr int kCols = LoadCols(kType);
+  constexpr int kCols = LoadCols(kType), kHeld = kLoadsHeld<kType, kTiles>;
+  constexpr bool kRowsAhead = kTiles < 4;  // with four tiles registers have no room
   const int segment_cols = SegmentCols(m.cols);
   const int first = segment * segment_cols / kCols;
   const int end = first + segment_cols / kCols, last = end < m.loads ? end : m.loads;
-  const int g = Lane() / 4, q = Lane() % 4;
-  Sums<kTiles> group_sums;
-  LoadScales scales, next_scales;
-  if constexpr (Traits::kQuantised) Clear<kTiles>(group_sums);
-  // A load ahead hides memory's latency; with four tiles of rows there are no registers for it, and
-  // enough to do.
-  constexpr bool kAhead = kTiles < 4;
-  uint4 loads[kWarpPanels], next[kWarpPanels];
-  if constexpr (kAhead) LoadWeights<true>(m, first_panel, first, next);
-  FetchScales<kType>(m, first_panel, first, next_scales);
+  Sums<kTiles, kPanels> group_sums;
+  if constexpr (Traits::kQuantised) Clear<kTiles, kPanels>(group_sums);
+  uint4 held[kHeld][kPanels];
+  LoadScales<kPanels> scales[kHeld];
+  StepRows<kTiles> rows;
+  TUPPENCE_UNROLL
+  for (int h = 0; h < kHeld; ++h) {
+    LoadWeights<true>(m, first_panel, first + h, held[h]);
+    FetchScales<kType>(m, first_panel, first + h, scales[h]);
+  }
+  if constexpr (kRowsAhead) rows.Fetch(m, first * Traits::kSteps);
   TUPPENCE_UNROLL_BY(1)
-  for (int load = first; load < last; ++load) {
-    if constexpr (kAhead) {
-      TUPPENCE_UNROLL
-      for (int p = 0; p < kWarpPanels; ++p) loads[p] = next[p];
-      LoadWeights<true>(m, first_panel, load + 1, next);
-    } else {
-      LoadWeights<true>(m, first_panel, load, loads);
-    }
+  for (int base = first; base < last; base += kHeld) {
     TUPPENCE_UNROLL
-    for (int p = 0; p < kWarpPanels && Traits::kQuantised; ++p) scales[p] = next_scales[p];
-    FetchScales<kType>(m, first_panel, load + 1, next_scales);
-    TUPPENCE_UNROLL_BY((kAhead ? Traits::kSteps : 1))
-    for (int step = 0; step < Traits::kSteps; ++step) {
-      const int col = load * kCols + step * kStepCols;
-      uint32_t a[kTiles][8];
-      TUPPENCE_UNROLL
-      for (int t = 0; t < kTiles; ++t) {
-        Interleave(LoadRow(m, 16 * t + g, col + 8 * q), LoadRow(m, 16 * t + g + 8, col + 8 * q),
-                   a[t]);
-      }
-      if constexpr (Traits::kQuantised) {
-        MultiplyStep<Half, kType, kTiles>(loads, step, a, group_sums);
-        if (GroupEnds(m, col + kStepCols) || col + kStepCols == last * kCols) {
-          AddGroup<kType, kTiles>(m, scales, load, col, sums, group_sums);
+    for (int h = 0; h < kHeld; ++h) {
+      const int load = base + h;
+      if (load >= last) break;
+      TUPPENCE_UNROLL_BY((kRowsAhead ? Traits::kSteps : 1))
+      for (int of_load = 0; of_load < Traits::kSteps; ++of_load) {
+        const int step = load * Traits::kSteps + of_load;
+        uint32_t a[kTiles][8];
+        if constexpr (!kRowsAhead) rows.Fetch(m, step);
+        rows.Interleaved(a);
+        if constexpr (kRowsAhead) rows.Fetch(m, step + 1);
+        if constexpr (Traits::kQuantised) {
+          MultiplyStep<Half, kType, kTiles, kPanels>(held[h], of_load, a, group_sums);
+          // Where K ends, the last group may be cut short.
+          if (GroupEnds(m, (step + 1) * kStepCols) || step + 1 == last * Traits::kSteps) {
+            AddGroup<kType, kTiles, kPanels>(m, scales[h], load, step * kStepCols, sums,
+                                             group_sums);
+          }
+        } else {
+          MultiplyStep<Half, kType, kTiles, kPanels>(held[h], of_load, a, sums);
         }
-      } else {
-        MultiplyStep<Half, kType, kTiles>(loads, step, a, sums);
+      }
+      if (load + kHeld < last) {
+        LoadWeights<true>(m, first_panel, load + kHeld, held[h]);
+        FetchScales<kType>(m, first_panel, load + kHeld, scales[h]);
       }
     }
   }
 }
 
-// With one tile of rows two blocks fit a multiprocessor, but for int4, which would spill: twice the
-// loads in flight, which is what a device with much bandwidth wants.
-template <typename Half, WeightType kType, int kTiles>
-__global__ void __launch_bounds__(kMatmulThreads, kTiles == 1 && kType != WeightType::kInt4 ? 2 : 1)
+// Up to 32 rows two blocks share a multiprocessor: twice the loads on their way, and one block's
+// sums are added up while the other reads. Quantised weights have registers for two panels then.
+template <WeightType kType, int kTiles>
+constexpr int kSkinnyPanelsMax = WeightTraits<kType>::kQuantised&& kTiles <= 2 ? 2 : kWarpPanels;
+template <int kTiles>
+constexpr int kSkinnyBlocks = kTiles <= 2 ? 2 : 1;
+
+template <typename Half, WeightType kType, int kTiles, int kPanels>
+__global__ void __launch_bounds__(kMatmulThreads, kSkinnyBlocks<kTiles>)
     MatmulSkinnyKernel(MatmulArgs m) {
-  auto& shared = Shared<SkinnyShared>();
-  const int first_panel = BlockX() * kWarpPanels;
+  constexpr int kOutputs = kPanels * kPanelOutputs;
+  auto& shared = Shared<SkinnyShared<kPanels>>();
+  const int first_panel = BlockX() * kPanels;
   const int segments = CeilDiv(m.cols, SegmentCols(m.cols));
   const int g = Lane() / 4, q = Lane() % 4;
-  Sums<kTiles> sums;
-  Clear<kTiles>(sums);
-  if (Warp() < segments) SumSegment<Half, kType, kTiles>(m, first_panel, Warp(), sums);
+  Sums<kTiles, kPanels> sums;
+  Clear<kTiles, kPanels>(sums);
+  if (Warp() < segments) {
+    SumSegment<Half, kType, kTiles, kPanels>(m, first_panel, Warp(), sums);
+  }
   TUPPENCE_UNROLL
   for (int t = 0; t < kTiles; ++t) {
     if (t > 0) Barrier();
     TUPPENCE_UNROLL
-    for (int p = 0; p < kWarpPanels; ++p) {
+    for (int p = 0; p < kPanels; ++p) {
       TUPPENCE_UNROLL
       for (int i = 0; i < 4; ++i) {
         shared.sums[Warp()][g + i / 2 * 8][p * kPanelOutputs + 2 * q + i % 2] = sums[t][p][i];
@@ -291,8 +330,8 @@ __global__ void __launch_bounds__(kMatmulThreads, kTiles == 1 && kType != Weight
       for (int s = 0; s < segments; ++s) sum += shared.sums[s][row][output];
       return sum;
     };
-    for (int i = Thread(); i < 16 * kWarpOutputs; i += kMatmulThreads) {
-      const int row = i / kWarpOutputs, output = i % kWarpOutputs;
+    for (int i = Thread(); i < 16 * kOutputs; i += kMatmulThreads) {
+      const int row = i / kOutputs, output = i % kOutputs;
       if (!m.gated) {
         StoreOutput<Half>(m, 16 * t + row, first_panel * kPanelOutputs + output,
                           total(row, output));
@@ -358,7 +397,7 @@ class StepOnItsWay {
 
 template <typename Half, int kTiles>
 __device__ inline void StoreWarp(const MatmulArgs& m, int first_row, int first_panel,
-                                 const Sums<kTiles>& total) {
+                                 const Sums<kTiles, kWarpPanels>& total) {
   const int g = Lane() / 4, q = Lane() % 4;
   TUPPENCE_UNROLL
   for (int t = 0; t < kTiles; ++t) {
@@ -391,11 +430,11 @@ __global__ void __launch_bounds__(kMatmulThreads) MatmulWideKernel(MatmulArgs m)
   const int g = Lane() / 4, q = Lane() % 4;
   const int steps = m.loads * Traits::kSteps, segment_cols = SegmentCols(m.cols);
   int segment_end = segment_cols;
-  Sums<kTiles> total, sums, group_sums;
-  Clear<kTiles>(total);
-  Clear<kTiles>(sums);
-  LoadScales scales, next_scales;
-  if constexpr (Traits::kQuantised) Clear<kTiles>(group_sums);
+  Sums<kTiles, kWarpPanels> total, sums, group_sums;
+  Clear<kTiles, kWarpPanels>(total);
+  Clear<kTiles, kWarpPanels>(sums);
+  LoadScales<kWarpPanels> scales, next_scales;
+  if constexpr (Traits::kQuantised) Clear<kTiles, kWarpPanels>(group_sums);
   StepOnItsWay x;
   for (int step = 0; step < kWideStages - 1; ++step) {
     x.Fetch(m, first_row, step, steps, shared);
@@ -426,15 +465,15 @@ __global__ void __launch_bounds__(kMatmulThreads) MatmulWideKernel(MatmulArgs m)
       }
       const bool segment_ends = last == segment_end || step + 1 == steps;
       if constexpr (Traits::kQuantised) {
-        MultiplyStep<Half, kType, kTiles>(loads, of_load, a, group_sums);
+        MultiplyStep<Half, kType, kTiles, kWarpPanels>(loads, of_load, a, group_sums);
         if (GroupEnds(m, last) || segment_ends) {
-          AddGroup<kType, kTiles>(m, scales, load, last - kStepCols, sums, group_sums);
+          AddGroup<kType, kTiles, kWarpPanels>(m, scales, load, last - kStepCols, sums, group_sums);
         }
       } else {
-        MultiplyStep<Half, kType, kTiles>(loads, of_load, a, sums);
+        MultiplyStep<Half, kType, kTiles, kWarpPanels>(loads, of_load, a, sums);
       }
       if (segment_ends) {
-        AddInto<kTiles>(total, sums);
+        AddInto<kTiles, kWarpPanels>(total, sums);
         segment_end += segment_cols;
       }
       x.Place(step + kWideStages - 1, shared);

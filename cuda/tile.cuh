@@ -257,7 +257,10 @@ __device__ inline float WidenCode(uint32_t flipped, int i) {
 template <typename Half>
 __device__ inline uint32_t WidenCodes(uint32_t flipped, int pair) {
   if constexpr (kIsBf16<Half>) {
-    return NarrowPair<Half>(WidenCode(flipped, 2 * pair), WidenCode(flipped, 2 * pair + 1));
+    // bf16 has seven bits for eight: 128 + the lower seven, less 128, or 256 of a negative code.
+    const uint32_t codes = BytePermute(flipped, 0, 0x4140u + static_cast<uint32_t>(pair) * 0x0202u);
+    return SubtractPair<Half>((codes & 0x007f007fu) | 0x43004300u,
+                              (~codes & 0x00800080u) | 0x43004300u);
   } else {
     const uint32_t biased =
         BytePermute(flipped, 0x64646464u, 0x4140u + static_cast<uint32_t>(pair) * 0x0202u);

@@ -31,7 +31,7 @@ with tempfile.TemporaryDirectory() as folder:
     ptx75.write_text(run(bench, "--emulated", "--f16"))
     peers.write_text(run(sys.executable, root / "bench" / "gpu_peers.py"))
     said = report("--ptx75", ptx75, native, peers)
-    for start in ("Arithmetic emulated-sm80-bf16", "| block copy |", "| matmul qkv int4 |", "| attention decode int8 |", "| add and norm |",
+    for start in ("Arithmetic emulated-sm80-bf16", "| device copy |", "| block copy |", "| matmul qkv int4 |", "| attention decode int8 |", "| add and norm |",
                   "| decode | bf16 | bf16 |", "| decode | int4 | int8 |", "| prefill | int8 |", "| T4 |", "| L4 |", "| A10G |"):
         assert table_rows(said, start), f"no line starts with {start!r} in:\n{said}"
     assert len(table_rows(said, "| decode | ")) == 6, said  # three weight formats, both KV types
@@ -39,7 +39,7 @@ with tempfile.TemporaryDirectory() as folder:
     # This device copies 1000 GB/s and multiplies 100 TFLOP/s; a step of 32 that must move 5 GB takes 10 ms, half of the roofline. On an
     # L4 (300 GB/s) it would take at least 16.67 ms: 1,920 tokens/s at all of the roofline, 960 at half, 384 at the lowest share.
     made.write_text("\n".join(json.dumps(row) for row in (
-        {"kernel": "block copy", "shape": "", "seconds": 1e-3, "bytes": 1e9, "flop": 0},
+        {"kernel": "device copy", "shape": "", "seconds": 1e-3, "bytes": 1e9, "flop": 0},
         {"kernel": "cublas qkv", "shape": "", "seconds": 1e-3, "bytes": 1e6, "flop": 1e11},
         {"step": "decode", "weights": "int4", "kv": "int8", "batch": "32", "tokens": "32", "context": "1024", "seconds": 1e-2,
          "bytes": 5e9, "flop": 1e11})))
