@@ -77,12 +77,13 @@ absl::Status WaitForDevice(const Backend& backend) {
   return code == cudaSuccess ? absl::OkStatus() : absl::UnavailableError(cudaGetErrorString(code));
 }
 
-absl::Status RepeatPanels(const Backend& backend, const Matrix& matrix, int64_t panels) {
+absl::Status RepeatRows(const Backend& backend, const Matrix& matrix, int64_t rows) {
   if (backend.name() != cuda::kBackendName) return absl::OkStatus();
   const auto& packed = static_cast<const cuda::PackedMatrix&>(matrix);
   const size_t panel = size_t(packed.loads()) * cuda::kLoadBytes;
   const size_t scales = size_t(packed.groups()) * cuda::kPanelOutputs * sizeof(uint16_t);
-  const auto all = size_t(packed.panels()), some = std::min(size_t(panels), all);
+  const size_t panels = size_t(rows) * (packed.gated() ? 2 : 1) / cuda::kPanelOutputs;
+  const auto all = size_t(packed.panels()), some = std::min(panels, all);
   auto* const data = const_cast<std::byte*>(packed.panel_data());
   absl::Status status = Repeat(data, some * panel, all * panel);
   status.Update(Repeat(data + all * panel, some * scales, all * scales));
@@ -107,7 +108,7 @@ absl::Status FillOnDevice(const Backend&, const Matrix&) { return absl::OkStatus
 
 absl::Status WaitForDevice(const Backend&) { return absl::OkStatus(); }
 
-absl::Status RepeatPanels(const Backend&, const Matrix&, int64_t) { return absl::OkStatus(); }
+absl::Status RepeatRows(const Backend&, const Matrix&, int64_t) { return absl::OkStatus(); }
 
 #endif
 

@@ -22,8 +22,9 @@ absl::Status FillOnDevice(const Backend& backend, const Matrix& matrix);
 // Waits for all that is enqueued.
 absl::Status WaitForDevice(const Backend& backend);
 
-// Copies the first `panels` panels of `matrix`, and their scales, over all others. `backend` made
-// it; on the emulated GPU the others stay zeros, as times mean nothing there.
-absl::Status RepeatPanels(const Backend& backend, const Matrix& matrix, int64_t panels);
+// Copies the first `rows` rows of `matrix`, of a paired one those of gate and of up, over all
+// others; a multiple of 16. `backend` made it; on the emulated GPU the others stay zeros, as times
+// mean nothing there.
+absl::Status RepeatRows(const Backend& backend, const Matrix& matrix, int64_t rows);
 
 }  // namespace tuppence

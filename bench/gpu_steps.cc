@@ -9,7 +9,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "bench/gpu_device.h"
-#include "cuda/packed_matrix.h"
 #include "model/check.h"
 #include "model/kv_cache.h"
 #include "model/phi3.h"
@@ -99,8 +98,7 @@ class FilledWeights {
     backend_.PackRows(rows, matrix);
     rows.first_row = half;
     if (gated) backend_.PackRows(rows, matrix);
-    const int64_t panels = rows.rows * (gated ? 2 : 1) / cuda::kPanelOutputs;
-    status_.Update(RepeatPanels(backend_, matrix, panels));
+    status_.Update(RepeatRows(backend_, matrix, rows.rows));
   }
 
   Backend& backend_;

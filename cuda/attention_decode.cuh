@@ -44,6 +44,10 @@ struct DecodeShared {
   float values[kParts][kHeads][kDim + 8];
 };
 
+// How many times the loads that 16-bit pages have on their way: codes are half as many bytes.
+template <typename Kv>
+constexpr int kLoadsFor = kIsCoded<Kv> ? 2 : 1;
+
 // What a block works on.
 struct DecodeWork {
   int entry;
@@ -86,7 +90,7 @@ __device__ inline void ScoreHead(const AttentionArgs& args, const DecodeWork& wo
   float query[kSteps][8];
   TUPPENCE_UNROLL
   for (int i = 0; i < kSteps * 8; ++i) query[i / 8][i % 8] = head[i / 8 * 32 + q * 8 + i % 8];
-  TUPPENCE_UNROLL_BY(2)
+  TUPPENCE_UNROLL_BY((2 * kLoadsFor<Kv>))
   for (int first = Warp() * 8; first < kSplitKeys; first += kDecodeWarps * 8) {
     const int row = shared.rows[first + g];
     Piece<Kv> pieces[kSteps];
@@ -168,7 +172,7 @@ __device__ inline void AddHead(const AttentionArgs& args, DecodeShared<kDim, kHe
   const int channel = Thread() % kPieces * 8, part = Thread() / kPieces;
   if (part >= kParts) return;
   float sums[8] = {};
-  TUPPENCE_UNROLL_BY(4)
+  TUPPENCE_UNROLL_BY((4 * kLoadsFor<Kv>))
   for (int i = part; i < kSplitKeys; i += kParts) {
     const int row = shared.rows[i];
     float channels[8];
@@ -296,10 +300,15 @@ __device__ inline void AttendSplit(const AttentionArgs& args, const DecodeWork& 
   Barrier();
 }
 
+// Blocks of a multiprocessor at least. What hides memory's latency is loads on their way, of as
+// many blocks as have room; a group's tiles have none to give.
+template <int kHeads>
+constexpr int kDecodeBlocks = kHeads == 1 ? 5 : 1;
+
 // splits 0: the block runs through all of them. Otherwise BlockZ() is its split, and the state goes
 // to partials[row][head][split].
 template <typename Half, typename Kv, int kDim, int kHeads>
-__global__ void __launch_bounds__(kDecodeThreads, 1)
+__global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks<kHeads>)
     DecodeKernel(AttentionArgs args, const DecodeRow* rows, int splits,
                  SplitState<kDim>* partials) {
   auto& shared = Shared<DecodeShared<kDim, kHeads>>();

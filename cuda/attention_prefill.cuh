@@ -134,26 +134,37 @@ struct RowState {
   float values[kDim / 8][4] = {};
 };
 
-// Scores to weights, after the mask; sums and values so far are scaled to the new largest score.
-template <typename Kv, int kDim>
-__device__ inline void WeighTile(const AttentionArgs& args, const PrefillShared<kDim>& shared,
-                                 int tile, const int (&positions)[2], Scores& scores,
-                                 RowState<kDim>& state) {
-  const int q = Lane() % 4;
-  float largest[2] = {state.largest[0], state.largest[1]};
+// Largest scores so far, of this tile's too: in units of the weights' exponents where pages are
+// coded, else before `unit`. kMasked: some query of the tile does not see some key.
+template <typename Kv, bool kMasked, int kDim>
+__device__ inline void MaskTile(const AttentionArgs& args, const PrefillShared<kDim>& shared,
+                                int tile, const int (&positions)[2], Scores& scores,
+                                float (&largest)[2]) {
+  const int first_keys[2] = {FirstKey(args, positions[0]), FirstKey(args, positions[1])};
   TUPPENCE_UNROLL
   for (int keys = 0; keys < kKeyTile / 8; ++keys) {
     TUPPENCE_UNROLL
     for (int i = 0; i < 4; ++i) {
-      const int of_tile = keys * 8 + 2 * q + i % 2, key = tile * kKeyTile + of_tile;
-      float scale = args.scale_log2;
-      if constexpr (kIsCoded<Kv>) scale *= shared.key_scales[of_tile];
-      const bool visible = key <= positions[i / 2] && key >= FirstKey(args, positions[i / 2]);
-      const float score = visible ? scores[keys][i] * scale : -HUGE_VALF;
-      scores[keys][i] = score;
+      const int of_tile = keys * 8 + Lane() % 4 * 2 + i % 2, key = tile * kKeyTile + of_tile;
+      float& score = scores[keys][i];
+      if constexpr (kIsCoded<Kv>) score *= args.scale_log2 * shared.key_scales[of_tile];
+      if constexpr (kMasked) {
+        if (key > positions[i / 2] || key < first_keys[i / 2]) score = -HUGE_VALF;
+      }
       if (score > largest[i / 2]) largest[i / 2] = score;
     }
   }
+}
+
+// Scores to weights, after the mask; sums and values so far are scaled to the new largest score.
+template <typename Kv, int kDim>
+__device__ inline void WeighTile(const AttentionArgs& args, const PrefillShared<kDim>& shared,
+                                 int tile, const int (&positions)[2], bool masked, Scores& scores,
+                                 RowState<kDim>& state) {
+  const float unit = kIsCoded<Kv> ? 1.0f : args.scale_log2;
+  float largest[2] = {-HUGE_VALF, -HUGE_VALF};
+  masked ? MaskTile<Kv, true>(args, shared, tile, positions, scores, largest)
+         : MaskTile<Kv, false>(args, shared, tile, positions, scores, largest);
   float shift[2];
   TUPPENCE_UNROLL
   for (int row = 0; row < 2; ++row) {
@@ -162,6 +173,8 @@ __device__ inline void WeighTile(const AttentionArgs& args, const PrefillShared<
       const float other = ShuffleXor(largest[row], mask);
       if (other > largest[row]) largest[row] = other;
     }
+    const float seen = largest[row] * unit;
+    largest[row] = seen > state.largest[row] ? seen : state.largest[row];
     // Before the window of a row begins it has seen no key: any finite number does.
     const float most = largest[row] == -HUGE_VALF ? 0.0f : largest[row];
     shift[row] = most - kWeightBits;
@@ -178,7 +191,7 @@ __device__ inline void WeighTile(const AttentionArgs& args, const PrefillShared<
   for (int keys = 0; keys < kKeyTile / 8; ++keys) {
     TUPPENCE_UNROLL
     for (int i = 0; i < 4; ++i) {
-      const float weight = Exp2(scores[keys][i] - shift[i / 2]);
+      const float weight = Exp2(Fma(scores[keys][i], unit, -shift[i / 2]));
       state.sums[i / 2] += weight;
       scores[keys][i] = weight;
     }
@@ -269,7 +282,10 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
     Barrier();  // K is there
     Scores scores;
     ScoreTile<Half, kDim>(shared, a, scores);
-    WeighTile<Kv, kDim>(args, shared, tile, positions, scores, state);
+    // A tile that every query of the block sees whole needs no mask.
+    const bool masked = (tile + 1) * kKeyTile > tile_position + 1 ||
+                        tile * kKeyTile < FirstKey(args, tile_position + kQueryTile - 1);
+    WeighTile<Kv, kDim>(args, shared, tile, positions, masked, scores, state);
     values.Place(shared.values, shared.value_scales);
     Barrier();  // nobody reads K any more
     if (tile < last) {

@@ -35,7 +35,7 @@ class CudaBackend final : public Backend {
   // Tile multiplications round as the architecture does, so it is part of the id. The number rises
   // whenever the bits of any op change.
   std::string arithmetic_id() const override {
-    return absl::StrCat(kBackendName, "-sm", gpu_->arch(), "-", NameOf(half_), "-2");
+    return absl::StrCat(kBackendName, "-sm", gpu_->arch(), "-", NameOf(half_), "-3");
   }
 
   ActivationTypes activation_types() const override { return {DType::kF32, half_}; }

@@ -7,39 +7,40 @@
 namespace tuppence::TUPPENCE_DEVICE {
 namespace {
 
-template <typename Half, WeightType kType, int kTiles, int kPanels>
+template <typename Half, WeightType kType, int kPairs, int kTiles>
 void LaunchSkinny(Gpu& gpu, const MatmulArgs& args) {
-  Launch(gpu, &MatmulSkinnyKernel<Half, kType, kTiles, kPanels>,
+  Launch(gpu, &MatmulSkinnyKernel<Half, kType, kPairs, kTiles>,
          {.name = "matmul_skinny",
-          .blocks_x = CeilDiv(args.panels, kPanels),
+          .blocks_x = CeilDiv(args.pairs, kPairs),
           .threads = kMatmulThreads,
-          .shared_bytes = sizeof(SkinnyShared<kPanels>)},
+          .shared_bytes = sizeof(SkinnyShared<kPairs>)},
          args);
 }
 
 // Blocks of fewer outputs where those of the most would leave multiprocessors idle.
 template <typename Half, WeightType kType, int kTiles>
 void LaunchSkinny(Gpu& gpu, const MatmulArgs& args) {
-  constexpr int kMost = kSkinnyPanelsMax<kType, kTiles>;
-  const bool few = CeilDiv(args.panels, kMost) < 3 * gpu.facts().multiprocessors;
-  few ? LaunchSkinny<Half, kType, kTiles, 2>(gpu, args)
-      : LaunchSkinny<Half, kType, kTiles, kMost>(gpu, args);
+  constexpr int kMost = kSkinnyPairsMax<kType, kTiles>;
+  const bool few = CeilDiv(args.pairs, kMost) < 3 * gpu.facts().multiprocessors;
+  few ? LaunchSkinny<Half, kType, 1, kTiles>(gpu, args)
+      : LaunchSkinny<Half, kType, kMost, kTiles>(gpu, args);
 }
 
 template <typename Half, WeightType kType>
 void LaunchSkinny(Gpu& gpu, const MatmulArgs& args) {
-  if (args.rows <= 16) return LaunchSkinny<Half, kType, 1>(gpu, args);
-  if (args.rows <= 32) return LaunchSkinny<Half, kType, 2>(gpu, args);
-  LaunchSkinny<Half, kType, 4>(gpu, args);
+  const int tiles = CeilDiv(args.rows, kTileRows);
+  if (tiles <= 1) return LaunchSkinny<Half, kType, 1>(gpu, args);
+  if (tiles <= 2) return LaunchSkinny<Half, kType, 2>(gpu, args);
+  if (tiles <= 4) return LaunchSkinny<Half, kType, 4>(gpu, args);
+  LaunchSkinny<Half, kType, 8>(gpu, args);
 }
 
 template <typename Half, WeightType kType>
 void LaunchWide(Gpu& gpu, const MatmulArgs& args) {
-  using Shape = WideShape<kType>;
   Launch(gpu, &MatmulWideKernel<Half, kType>,
          {.name = "matmul_wide",
-          .blocks_x = CeilDiv(args.panels * kPanelOutputs, Shape::kOutputs),
-          .blocks_y = CeilDiv(args.rows, Shape::kRows),
+          .blocks_x = CeilDiv(args.pairs, WideShape<kType>::kBlockPairs),
+          .blocks_y = CeilDiv(args.rows, kWideRows),
           .threads = kMatmulThreads,
           .shared_bytes = sizeof(WideShared)},
          args);
@@ -82,7 +83,7 @@ void Matmul(Gpu& gpu, Tensor x, const PackedMatrix& w, Tensor out) {
   args.scales = w.scales();
   args.rows = static_cast<int>(x.shape[0]);
   args.cols = static_cast<int>(x.shape[1]);
-  args.panels = w.panels();
+  args.pairs = w.panels() / 2;
   args.loads = w.loads();
   args.groups = w.groups();
   if (format.quantised()) {

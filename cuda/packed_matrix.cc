@@ -14,8 +14,8 @@ constexpr int64_t kRowBytes = 64;  // of an output in a load
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t PanelsOf(const MatrixSpec& spec) {
-  return spec.pairing == RowPairing::kGateUp ? 2 * DivideUp(spec.rows / 2, kPanelOutputs)
-                                             : DivideUp(spec.rows, kPanelOutputs);
+  return 2 * (spec.pairing == RowPairing::kGateUp ? DivideUp(spec.rows / 2, kPanelOutputs)
+                                                  : DivideUp(spec.rows, kPairOutputs));
 }
 
 int64_t LoadsOf(const MatrixSpec& spec) { return DivideUp(spec.cols, LoadCols(spec.format.type)); }
@@ -54,8 +54,8 @@ int64_t PackedMatrix::BytesFor(const MatrixSpec& spec) {
   return PanelsOf(spec) * (LoadsOf(spec) * kLoadBytes + scales);
 }
 
-const uint16_t* PackedMatrix::scales() const {
-  return reinterpret_cast<const uint16_t*>(memory_ + panels_ * panel_bytes());
+const uint32_t* PackedMatrix::scales() const {
+  return reinterpret_cast<const uint32_t*>(memory_ + panels_ * panel_bytes());
 }
 
 PackedMatrix::Place PackedMatrix::PlaceOf(int64_t row) const {
@@ -105,16 +105,18 @@ void PackedMatrix::PackRows(const MatrixRows& rows) {
   CHECK(rows.format.type == spec().format.type);
   CHECK_EQ(rows.cols, spec().cols);
   CHECK_LE(rows.first_row + rows.rows, spec().rows);
-  const size_t scale_bytes = size_t(groups_) * kPanelOutputs * 2;
-  const size_t place_bytes = static_cast<size_t>(panel_bytes()) + scale_bytes;
   const int64_t places = rows.rows / kPanelOutputs + 3;  // a range may begin and end inside panels
-  std::vector<std::byte> staging(static_cast<size_t>(places) * place_bytes);
+  std::vector<std::byte> staging(static_cast<size_t>(places * panel_bytes()));
   std::byte* place = staging.data();
-  for (int64_t index = 0; index < rows.rows; place += place_bytes) {
-    CHECK(place + place_bytes <= staging.data() + staging.size());
+  for (int64_t index = 0; index < rows.rows; place += panel_bytes()) {
+    CHECK(place + panel_bytes() <= staging.data() + staging.size());
     index += SendPanel(rows, index, place);
   }
+  rows_packed_ += rows.rows;
+  CHECK_LE(rows_packed_, spec().rows);
+  if (groups_ > 0) SendScales(rows);
   (void)gpu_.Synchronize();  // a failure stays, and comes out later
+  if (rows_packed_ == spec().rows) scales_ = {};
 }
 
 // Packs the rows from `index` on that lie in one panel into `place` and sends them. Returns how
@@ -123,32 +125,34 @@ int64_t PackedMatrix::SendPanel(const MatrixRows& rows, int64_t index, std::byte
   const Place first = PlaceOf(rows.first_row + index);
   const int64_t all = panel_rows(first.panel);
   const int64_t count = std::min(rows.rows - index, all - first.row);
-  const int64_t true_groups = groups_ == 0 ? 0 : DivideUp(spec().cols, spec().format.group);
-  const int64_t scale_bytes = int64_t{groups_} * kPanelOutputs * 2;
-  std::byte* const scale_place = place + panel_bytes();
-  for (int64_t i = 0; i < count; ++i) {
-    PackRow(rows, index + i, first.row + i, place);
-    for (int64_t group = 0; group < true_groups; ++group) {
-      std::memcpy(scale_place + (group * kPanelOutputs + first.row + i) * 2,
-                  rows.scales + (index + i) * true_groups + group, 2);
-    }
-  }
+  for (int64_t i = 0; i < count; ++i) PackRow(rows, index + i, first.row + i, place);
   std::byte* const target = memory_ + first.panel * panel_bytes();
-  std::byte* const scale_target = memory_ + panels_ * panel_bytes() + first.panel * scale_bytes;
   if (count == all) {
     gpu_.CopyIn(place, static_cast<size_t>(panel_bytes()), target);
-    if (groups_ > 0) gpu_.CopyIn(scale_place, static_cast<size_t>(scale_bytes), scale_target);
     return count;
   }
   for (int64_t load = 0; load < loads_; ++load) {
     const int64_t at = load * kLoadBytes + first.row * kRowBytes;
     gpu_.CopyIn(place + at, static_cast<size_t>(count * kRowBytes), target + at);
   }
-  for (int64_t group = 0; group < groups_; ++group) {
-    const int64_t at = (group * kPanelOutputs + first.row) * 2;
-    gpu_.CopyIn(scale_place + at, static_cast<size_t>(count * 2), scale_target + at);
-  }
   return count;
+}
+
+// Sets the rows' scales among those that wait, and sends them when no row is missing.
+void PackedMatrix::SendScales(const MatrixRows& rows) {
+  const int64_t pair_scales = int64_t{groups_} * kPairOutputs;
+  scales_.resize(static_cast<size_t>(panels_ / 2 * pair_scales));
+  const int64_t true_groups = DivideUp(spec().cols, spec().format.group);
+  for (int64_t i = 0; i < rows.rows; ++i) {
+    const Place place = PlaceOf(rows.first_row + i);
+    uint16_t* const to =
+        scales_.data() + place.panel / 2 * pair_scales + place.row * 2 + place.panel % 2;
+    for (int64_t group = 0; group < true_groups; ++group) {
+      to[group * kPairOutputs] = rows.scales[i * true_groups + group];
+    }
+  }
+  if (rows_packed_ < spec().rows) return;
+  gpu_.CopyIn(scales_.data(), scales_.size() * sizeof(uint16_t), memory_ + panels_ * panel_bytes());
 }
 
 }  // namespace tuppence::TUPPENCE_DEVICE

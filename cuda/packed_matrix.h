@@ -12,14 +12,16 @@
 // A tile multiplication takes 16 columns in an order of its own; as x is read in the same way, any
 // order does: lane q feeds its first four columns to the first multiplication, the next to the
 // second (matmul.cuh).
-// Scales follow all panels: f16 [panels][groups][8 outputs].
-// A kGateUp weight has gate rows in even panels and the same up rows in the next, so that a lane
+// An even panel and the next are a pair: the 16 outputs of a tile multiplication. Scales follow all
+// panels: f16 [pairs][groups][8 outputs][even and odd panel], a word for each lane.
+// A kGateUp weight has gate rows in even panels and the same up rows in odd ones, so that a lane
 // that holds a gate's sum holds the up's as well.
-// Outputs are padded to whole panels and columns to whole loads, with zeros.
+// Outputs are padded to whole pairs and columns to whole loads, with zeros.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "cuda/gpu.h"
 #include "model/backend.h"
@@ -27,6 +29,7 @@
 namespace tuppence::TUPPENCE_DEVICE {
 
 constexpr int kPanelOutputs = 8;
+constexpr int kPairOutputs = 2 * kPanelOutputs;
 constexpr int kLoadBytes = 512;  // of a panel
 
 constexpr int LoadCols(WeightType type) {
@@ -56,12 +59,14 @@ class PackedMatrix final : public Matrix {
   bool gated() const { return spec().pairing == RowPairing::kGateUp; }
   // Columns of the matmul's result.
   int64_t outputs() const { return gated() ? spec().rows / 2 : spec().rows; }
-  int32_t panels() const { return panels_; }
+  int32_t panels() const { return panels_; }  // an even number
   int32_t loads() const { return loads_; }    // of a panel
   int32_t groups() const { return groups_; }  // of an output, padded columns included
   const std::byte* panel_data() const { return memory_; }
-  const uint16_t* scales() const;
+  const uint32_t* scales() const;
 
+  // Each row once. Scales wait on the host until all rows have come, since a pair's rows need not
+  // come together.
   void PackRows(const MatrixRows& rows);
 
  private:
@@ -73,6 +78,7 @@ class PackedMatrix final : public Matrix {
   int64_t panel_bytes() const { return int64_t{loads_} * kLoadBytes; }
   int64_t panel_rows(int64_t panel) const;
   int64_t SendPanel(const MatrixRows& rows, int64_t index, std::byte* place);
+  void SendScales(const MatrixRows& rows);
   void PackRow(const MatrixRows& rows, int64_t index, int64_t place, std::byte* panel) const;
 
   Gpu& gpu_;
@@ -80,6 +86,8 @@ class PackedMatrix final : public Matrix {
   int32_t panels_;
   int32_t loads_;
   int32_t groups_;
+  std::vector<uint16_t> scales_;  // of all rows, while some are missing
+  int64_t rows_packed_ = 0;
 };
 
 }  // namespace tuppence::TUPPENCE_DEVICE

@@ -133,6 +133,13 @@ __device__ inline void WaitCopies() {
 #endif
 }
 
+// (x & mask) | base, in one instruction.
+__device__ inline uint32_t MaskInto(uint32_t x, uint32_t mask, uint32_t base) {
+  uint32_t y;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(y) : "r"(x), "r"(mask), "r"(base));
+  return y;
+}
+
 // Four 8 x 8 tiles of 16-bit values from shared memory, each turned: lane l gives the address of
 // row l % 8 of tile l / 8; word i of lane 4 g + q is rows 2q, 2q + 1 of column g of tile i.
 __device__ inline void LoadTilesTurned(const void* row, uint32_t (&words)[4]) {
@@ -243,7 +250,7 @@ constexpr bool kIsBf16 = std::is_same_v<Half, Bf16>;
 template <typename Half>
 __device__ inline uint32_t WidenNibbles(uint32_t word) {
   const uint32_t base = kIsBf16<Half> ? 0x43004300u : 0x64006400u;
-  return SubtractPair<Half>((word & 0x000f000fu) | base, base | 0x00080008u);
+  return SubtractPair<Half>(MaskInto(word, 0x000f000fu, base), base | 0x00080008u);
 }
 
 // Codes of eight bits, in the same way: turned to code + 128 by FlipCodes, then put below the last
@@ -259,8 +266,8 @@ __device__ inline uint32_t WidenCodes(uint32_t flipped, int pair) {
   if constexpr (kIsBf16<Half>) {
     // bf16 has seven bits for eight: 128 + the lower seven, less 128, or 256 of a negative code.
     const uint32_t codes = BytePermute(flipped, 0, 0x4140u + static_cast<uint32_t>(pair) * 0x0202u);
-    return SubtractPair<Half>((codes & 0x007f007fu) | 0x43004300u,
-                              (~codes & 0x00800080u) | 0x43004300u);
+    return SubtractPair<Half>(MaskInto(codes, 0x007f007fu, 0x43004300u),
+                              MaskInto(~codes, 0x00800080u, 0x43004300u));
   } else {
     const uint32_t biased =
         BytePermute(flipped, 0x64646464u, 0x4140u + static_cast<uint32_t>(pair) * 0x0202u);

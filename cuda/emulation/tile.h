@@ -77,6 +77,7 @@ inline uint32_t Ballot(bool vote) {
   });
   return part.all;
 }
+inline uint32_t MaskInto(uint32_t x, uint32_t mask, uint32_t base) { return (x & mask) | base; }
 inline int LowestBit(uint32_t bits) { return std::countr_zero(bits); }
 inline void WarpBarrier() {
   emulation::MeetWarp("warp barrier", nullptr, [](const emulation::Parts&) {});

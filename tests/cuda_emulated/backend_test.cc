@@ -32,8 +32,8 @@ TEST(CudaBackendTest, TuringRefusesBf16WithTheWayOut) {
 TEST(CudaBackendTest, ArithmeticIdNamesArchitectureAndType) {
   const auto turing = cuda_emulated::MakeCudaBackend({.half = DType::kF16, .force_arch = 75});
   const auto ampere = cuda_emulated::MakeCudaBackend({.half = DType::kBf16, .force_arch = 80});
-  EXPECT_EQ((*turing)->arithmetic_id(), "emulated-sm75-f16-2");
-  EXPECT_EQ((*ampere)->arithmetic_id(), "emulated-sm80-bf16-2");
+  EXPECT_EQ((*turing)->arithmetic_id(), "emulated-sm75-f16-3");
+  EXPECT_EQ((*ampere)->arithmetic_id(), "emulated-sm80-bf16-3");
 }
 
 TEST(CudaBackendTest, MemoryIsZeroedAsTheInterfaceSays) {
