@@ -220,7 +220,7 @@ class Bench {
     const std::unique_ptr<Buffer> out = Take(rows * heads * dim * 2);
     const Tensor in(qkv->data(), DType::kF32, {rows, 3 * heads * dim});
     const Tensor attended(out->data(), half_, {rows, heads * dim});
-    const Batch& uploaded = backend_.Upload(batch);
+    const Batch& uploaded = backend_.Upload(batch, {});
     const AttentionShape shape = {heads, heads, dim, 0.1f, 0};
     const double kv_bytes = 2.0 * sequences * context * heads *
                             (static_cast<double>(dim) * static_cast<double>(BytesOf(kv)) + 2);

@@ -189,8 +189,8 @@ class StepBench {
     const double seconds = SecondsOf(
         sizes_.seconds,
         [&](int) {
-          const Tensor logits = model->Forward(batch.view(), *cache);
-          backend_.Sample(logits, {batch.sampling, mapped_}, sampled);
+          const SamplingBatch sampling = {batch.sampling, mapped_};
+          backend_.Sample(model->Forward(batch.view(), sampling, *cache), sampled);
           CHECK(backend_.Synchronize().ok());  // a step ends with its tokens on the host
         },
         [this] { return backend_.Synchronize(); });

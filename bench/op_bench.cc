@@ -210,7 +210,8 @@ void RunSampling(benchmark::State& state, KernelPath path, float spread, Samplin
   const std::vector<uint64_t> mapped(static_cast<size_t>(vocab + 63) / 64, ~uint64_t{0});
   std::vector<SampledToken> out(1);
   for (auto _ : state) {
-    backend->Sample(Tensor(logits.data(), DType::kF32, {1, vocab}), {{&row, 1}, mapped}, out);
+    backend->Upload({}, {{&row, 1}, mapped});
+    backend->Sample(Tensor(logits.data(), DType::kF32, {1, vocab}), out);
     ++row.output_index;
   }
 }

@@ -85,7 +85,10 @@ class CpuBackend final : public Backend {
     std::memcpy(host, device, bytes);
   }
 
-  const Batch& Upload(const Batch& batch) override { return batch; }
+  const Batch& Upload(const Batch& batch, const SamplingBatch& sampling) override {
+    sampling_batch_ = sampling;
+    return batch;
+  }
 
   void Embed(const Matrix& table, const Batch& batch, Tensor out) override {
     tuppence::Embed(Packed(table), batch, out, pool_);
@@ -137,8 +140,8 @@ class CpuBackend final : public Backend {
     tuppence::ZeroBlocks(blocks, cache);
   }
 
-  void Sample(Tensor logits, const SamplingBatch& batch, std::span<SampledToken> out) override {
-    sampling_.Run(logits, batch, out);
+  void Sample(Tensor logits, std::span<SampledToken> out) override {
+    sampling_.Run(logits, sampling_batch_, out);
   }
 
   absl::Status Synchronize() override { return absl::OkStatus(); }
@@ -170,6 +173,7 @@ class CpuBackend final : public Backend {
   MatmulOp matmul_;
   AttentionOp attention_;
   SamplingOp sampling_;
+  SamplingBatch sampling_batch_;  // of the last Upload
 };
 
 }  // namespace

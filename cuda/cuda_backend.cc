@@ -27,7 +27,7 @@ const PackedMatrix& Packed(const Matrix& matrix) {
 class CudaBackend final : public Backend {
  public:
   CudaBackend(std::unique_ptr<Gpu> gpu, DType half, float* partials)
-      : gpu_(std::move(gpu)), half_(half), partials_(partials), batch_(*gpu_), sampling_(*gpu_) {}
+      : gpu_(std::move(gpu)), half_(half), partials_(partials), upload_(*gpu_), sampling_(*gpu_) {}
   ~CudaBackend() override { gpu_->Free(partials_); }
 
   std::string name() const override { return kBackendName; }
@@ -66,8 +66,12 @@ class CudaBackend final : public Backend {
     Latch(gpu_->Synchronize());
   }
 
-  const Batch& Upload(const Batch& batch) override {
-    Latch(batch_.Upload(batch));
+  const Batch& Upload(const Batch& batch, const SamplingBatch& sampling) override {
+    Latch(upload_.Begin(DeviceBatch::BytesOf(batch) + SamplingUpload::BytesOf(sampling)));
+    if (!failure_.ok()) return batch_.batch();
+    batch_.Write(batch, upload_);
+    sampling_.Write(sampling, upload_);
+    upload_.Send();
     return batch_.batch();
   }
 
@@ -125,9 +129,10 @@ class CudaBackend final : public Backend {
     TUPPENCE_DEVICE::ZeroBlocks(*gpu_, blocks, cache);
   }
 
-  void Sample(Tensor logits, const SamplingBatch& batch, std::span<SampledToken> out) override {
-    CHECK_EQ(out.size(), batch.rows.size());
-    Latch(sampling_.Upload(batch, logits.shape[1]));
+  void Sample(Tensor logits, std::span<SampledToken> out) override {
+    if (!failure_.ok()) return;
+    CHECK_EQ(out.size(), sampling_.rows());
+    Latch(sampling_.Reserve(logits.shape[1]));
     if (!failure_.ok()) return;
     TUPPENCE_DEVICE::Sample(*gpu_, logits, sampling_.arrays(), static_cast<int32_t>(out.size()),
                             sampling_.adjusted(), sampling_.results());
@@ -167,6 +172,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Gpu> gpu_;
   DType half_;
   float* partials_;  // of attention's splits
+  StepUpload upload_;
   DeviceBatch batch_;
   SamplingUpload sampling_;
   absl::Status failure_;

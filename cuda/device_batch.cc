@@ -1,31 +1,8 @@
 #include "cuda/device_batch.h"
 
 #include <algorithm>
-#include <cstring>
-
-#include "absl/strings/str_cat.h"
 
 namespace tuppence::TUPPENCE_DEVICE {
-
-DeviceBatch::~DeviceBatch() {
-  if (memory_ != nullptr) gpu_.Free(memory_);
-  if (pinned_ != nullptr) gpu_.FreePinned(pinned_);
-}
-
-absl::Status DeviceBatch::Reserve(size_t bytes) {
-  if (bytes <= bytes_) return absl::OkStatus();
-  const size_t wanted = std::max(bytes, 2 * bytes_);
-  if (memory_ != nullptr) gpu_.Free(memory_);
-  if (pinned_ != nullptr) gpu_.FreePinned(pinned_);
-  memory_ = static_cast<std::byte*>(gpu_.Allocate(wanted));
-  pinned_ = static_cast<std::byte*>(gpu_.AllocatePinned(wanted));
-  if (memory_ == nullptr || pinned_ == nullptr) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("no room for ", wanted, " bytes of a step's arrays"));
-  }
-  bytes_ = wanted;
-  return absl::OkStatus();
-}
 
 // Every prefill entry in tiles of absolute positions, every decode token for itself. The last tiles
 // of a prompt see the most keys, so they come first.
@@ -51,43 +28,36 @@ void DeviceBatch::Plan(const Batch& host, PrefillItem* items, DecodeRow* rows) {
   }
 }
 
-absl::Status DeviceBatch::Upload(const Batch& host) {
+// One item for each token at most, of either kind.
+size_t DeviceBatch::BytesOf(const Batch& host) {
   const size_t tokens = host.token_ids.size();
-  size_t bytes = 0;
-  // Two walks over the same list: the first counts, the second copies.
-  const auto add = [&]<typename T>(std::span<const T> from, std::span<const T>& to, bool copy) {
-    bytes = (bytes + 15) / 16 * 16;
-    if (copy) {
-      if (!from.empty()) std::memcpy(pinned_ + bytes, from.data(), from.size_bytes());
-      to = {reinterpret_cast<const T*>(memory_ + bytes), from.size()};
-    }
-    bytes += from.size_bytes();
-  };
-  for (const bool copy : {false, true}) {
-    bytes = 0;
-    add(host.token_ids, device_.token_ids, copy);
-    add(host.positions, device_.positions, copy);
-    add(host.regimes, device_.regimes, copy);
-    add(host.slots, device_.slots, copy);
-    add(host.entry_starts, device_.entry_starts, copy);
-    add(host.entry_phases, device_.entry_phases, copy);
-    add(host.block_tables, device_.block_tables, copy);
-    add(host.logit_tokens, device_.logit_tokens, copy);
-    if (copy) break;
-    // One item for each token at most, of either kind.
-    const absl::Status room =
-        Reserve(bytes + 32 + tokens * (sizeof(PrefillItem) + sizeof(DecodeRow)));
-    if (!room.ok()) return room;
+  size_t bytes = StepUpload::Aligned(tokens * sizeof(PrefillItem)) +
+                 StepUpload::Aligned(tokens * sizeof(DecodeRow));
+  for (const size_t array :
+       {host.token_ids.size_bytes(), host.positions.size_bytes(), host.regimes.size_bytes(),
+        host.slots.size_bytes(), host.entry_starts.size_bytes(), host.entry_phases.size_bytes(),
+        host.block_tables.size_bytes(), host.logit_tokens.size_bytes()}) {
+    bytes += StepUpload::Aligned(array);
   }
+  return bytes;
+}
+
+void DeviceBatch::Write(const Batch& host, StepUpload& upload) {
+  upload.Add(host.token_ids, &device_.token_ids);
+  upload.Add(host.positions, &device_.positions);
+  upload.Add(host.regimes, &device_.regimes);
+  upload.Add(host.slots, &device_.slots);
+  upload.Add(host.entry_starts, &device_.entry_starts);
+  upload.Add(host.entry_phases, &device_.entry_phases);
+  upload.Add(host.block_tables, &device_.block_tables);
+  upload.Add(host.logit_tokens, &device_.logit_tokens);
   device_.block_table_stride = host.block_table_stride;
-  bytes = (bytes + 15) / 16 * 16;
-  const size_t items_at = bytes, rows_at = bytes + tokens * sizeof(PrefillItem);
-  Plan(host, reinterpret_cast<PrefillItem*>(pinned_ + items_at),
-       reinterpret_cast<DecodeRow*>(pinned_ + rows_at));
-  prefill_items_ = {reinterpret_cast<const PrefillItem*>(memory_ + items_at), prefill_count_};
-  decode_rows_ = {reinterpret_cast<const DecodeRow*>(memory_ + rows_at), decode_count_};
-  gpu_.CopyIn(pinned_, rows_at + tokens * sizeof(DecodeRow), memory_);
-  return absl::OkStatus();
+  const size_t tokens = host.token_ids.size();
+  PrefillItem* const items = upload.Take(tokens, &prefill_items_);
+  DecodeRow* const rows = upload.Take(tokens, &decode_rows_);
+  Plan(host, items, rows);
+  prefill_items_ = prefill_items_.first(prefill_count_);
+  decode_rows_ = decode_rows_.first(decode_count_);
 }
 
 }  // namespace tuppence::TUPPENCE_DEVICE

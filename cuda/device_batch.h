@@ -1,12 +1,12 @@
-// DeviceBatch: the arrays of a step in device memory, and who does what in attention. Filled once a
-// step by Upload, through one pinned buffer and one copy.
+// DeviceBatch: the arrays of a step in device memory, and who does what in attention. Written once
+// a step.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
-#include "cuda/gpu.h"
+#include "cuda/step_upload.h"
 #include "model/batch.h"
 
 namespace tuppence::TUPPENCE_DEVICE {
@@ -28,14 +28,9 @@ struct DecodeRow {
 
 class DeviceBatch {
  public:
-  explicit DeviceBatch(Gpu& gpu) : gpu_(gpu) {}
-  ~DeviceBatch();
-  DeviceBatch(const DeviceBatch&) = delete;
-  DeviceBatch& operator=(const DeviceBatch&) = delete;
-
-  // Requires: the copy of the last call has landed. Memory grows to the largest step and stays.
-  // RESOURCE_EXHAUSTED when it cannot.
-  absl::Status Upload(const Batch& host);
+  // At most, of the arrays of a step.
+  static size_t BytesOf(const Batch& host);
+  void Write(const Batch& host, StepUpload& upload);
 
   const Batch& batch() const { return device_; }  // spans of device memory
   std::span<const PrefillItem> prefill_items() const { return prefill_items_; }  // device memory
@@ -43,13 +38,8 @@ class DeviceBatch {
   int32_t decode_keys_max() const { return decode_keys_max_; }
 
  private:
-  absl::Status Reserve(size_t bytes);
   void Plan(const Batch& host, PrefillItem* items, DecodeRow* rows);
 
-  Gpu& gpu_;
-  std::byte* pinned_ = nullptr;
-  std::byte* memory_ = nullptr;
-  size_t bytes_ = 0;
   Batch device_;
   std::span<const PrefillItem> prefill_items_;
   std::span<const DecodeRow> decode_rows_;

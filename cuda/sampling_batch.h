@@ -1,5 +1,5 @@
-// SamplingUpload: the rows of a sampling batch in device memory, and the way back of the result.
-// One pinned buffer and one copy each way. Used by cuda_backend alone.
+// SamplingUpload: the rows of a sampling batch in device memory, and the way back of the result by
+// one copy. Used by cuda_backend alone.
 #pragma once
 
 #include <cstddef>
@@ -7,6 +7,7 @@
 
 #include "cuda/gpu.h"
 #include "cuda/kernels.h"
+#include "cuda/step_upload.h"
 
 namespace tuppence::TUPPENCE_DEVICE {
 
@@ -17,27 +18,30 @@ class SamplingUpload {
   SamplingUpload(const SamplingUpload&) = delete;
   SamplingUpload& operator=(const SamplingUpload&) = delete;
 
-  // Makes room and enqueues the copy. RESOURCE_EXHAUSTED when there is no room.
-  absl::Status Upload(const SamplingBatch& batch, int64_t vocab);
+  // At most, of the arrays of a step.
+  static size_t BytesOf(const SamplingBatch& host);
+  void Write(const SamplingBatch& host, StepUpload& upload);
+  // Room for a copy of each row's logits. RESOURCE_EXHAUSTED when there is none.
+  absl::Status Reserve(int64_t vocab);
   // Enqueues the way back; `out` is filled by Finish, once the device is done.
   void Download(std::span<SampledToken> out);
   void Finish();
 
-  const SamplingArrays& arrays() const { return arrays_; }
+  size_t rows() const { return jobs_.size(); }
+  SamplingArrays arrays() const;
   float* adjusted() const { return adjusted_; }
-  SampledToken* results() const { return results_; }
+  SampledToken* results() const { return const_cast<SampledToken*>(results_.data()); }
 
  private:
-  absl::Status Reserve(size_t bytes, size_t adjusted_bytes);
-
   Gpu& gpu_;
-  std::byte* pinned_ = nullptr;
-  std::byte* memory_ = nullptr;
-  size_t bytes_ = 0;
   float* adjusted_ = nullptr;
   size_t adjusted_bytes_ = 0;
-  SamplingArrays arrays_;
-  SampledToken* results_ = nullptr;       // device
+  std::span<const SamplingJob> jobs_;  // these are on the device
+  std::span<const TokenBias> biases_;
+  std::span<const TokenCount> counts_;
+  std::span<const int32_t> banned_ids_;
+  std::span<const uint64_t> mapped_ids_;
+  std::span<const SampledToken> results_;
   SampledToken* host_results_ = nullptr;  // pinned
   std::span<SampledToken> wanted_;
 };

@@ -130,8 +130,9 @@ class Backend {
   // The other way, after all that is enqueued; for tests and tools.
   virtual void CopyToHost(const void* device, size_t bytes, void* host) = 0;
 
-  // Makes the step's arrays readable by the ops; spans of the result are at fixed addresses.
-  virtual const Batch& Upload(const Batch& batch) = 0;
+  // Makes the step's arrays readable by the ops, and those of `sampling` by Sample; the caller's
+  // stay as they are until Synchronize. Steps of equal shape find theirs at equal addresses.
+  virtual const Batch& Upload(const Batch& batch, const SamplingBatch& sampling) = 0;
 
   // out[t] = table row token_ids[t].      table [vocab, hidden] unquantised, out [tokens, hidden]
   virtual void Embed(const Matrix& table, const Batch& batch, Tensor out) = 0;
@@ -182,11 +183,11 @@ class Backend {
   // Zeroes whole blocks of one layer (a block that changes tenant is never readable).
   virtual void ZeroBlocks(std::span<const int32_t> blocks, const KvLayer& cache) = 0;
 
-  // Draws one token for each row, or scores one. Order of a draw: mapped ids, banned ids and bias;
+  // Draws one token for each sampling row of the last Upload, or scores one. Order of a draw: mapped ids, banned ids and bias;
   // repetition, presence, frequency penalty; temperature; top-k; top-p; min-p; then Gumbel-max over
   // the survivors with PhiloxUniform. Results are valid after Synchronize().
   //   logits  f32 [rows, vocab], not changed      out  one for each sampling row
-  virtual void Sample(Tensor logits, const SamplingBatch& batch, std::span<SampledToken> out) = 0;
+  virtual void Sample(Tensor logits, std::span<SampledToken> out) = 0;
 
   // Waits for everything enqueued; a device's failure comes out here.
   virtual absl::Status Synchronize() = 0;

@@ -79,11 +79,11 @@ absl::StatusOr<Phi3> Phi3::Make(const Config& config, const Weights& weights, Ba
   return model;
 }
 
-Tensor Phi3::Forward(const Batch& host_batch, const KvCache& cache) {
+Tensor Phi3::Forward(const Batch& host_batch, const SamplingBatch& sampling, const KvCache& cache) {
   Backend& op = *backend_;
   const Weights& w = *weights_;
   const float epsilon = config_.rms_norm_epsilon;
-  const Batch& batch = op.Upload(host_batch);
+  const Batch& batch = op.Upload(host_batch, sampling);
   const int64_t tokens = batch.tokens();
   const int64_t rows = batch.logit_rows();
 

@@ -28,7 +28,8 @@ class Phi3 {
 
   // Runs the step's tokens through the layers, writes their K and V to the cache, and leaves the
   // wanted logits in the result: f32 [batch.logit_rows(), vocab], valid until the next Forward.
-  Tensor Forward(const Batch& batch, const KvCache& cache);
+  // `sampling` is what the backend's Sample will draw from them.
+  Tensor Forward(const Batch& batch, const SamplingBatch& sampling, const KvCache& cache);
 
  private:
   // Activations of one step, each with its most rows; Forward takes the first `tokens` of them.

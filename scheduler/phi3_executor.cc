@@ -10,13 +10,13 @@ void Phi3Executor::Launch(const BlockWork& blocks, const Batch& batch,
       backend_->CopyBlocks(blocks.copy_from, blocks.copy_to, cache_->layer(i));
     }
   }
-  logits_ = batch.tokens() > 0 ? model_->Forward(batch, *cache_) : Tensor();
-  sampling_ = sampling;
+  sampled_ = sampling.size();
+  if (batch.tokens() > 0) logits_ = model_->Forward(batch, {sampling, mapped_ids_}, *cache_);
 }
 
 absl::Status Phi3Executor::Wait(std::span<SampledToken> tokens) {
-  CHECK_EQ(tokens.size(), sampling_.size());
-  if (!tokens.empty()) backend_->Sample(logits_, {sampling_, mapped_ids_}, tokens);
+  CHECK_EQ(tokens.size(), sampled_);
+  if (!tokens.empty()) backend_->Sample(logits_, tokens);
   return backend_->Synchronize();
 }
 

@@ -27,7 +27,7 @@ class Phi3Executor : public StepExecutor {
   Backend* backend_;
   std::span<const uint64_t> mapped_ids_;
   Tensor logits_;
-  std::span<const SamplingRow> sampling_;
+  size_t sampled_ = 0;  // rows of the step that runs
 };
 
 }  // namespace tuppence

@@ -118,7 +118,7 @@ std::unique_ptr<Matrix> Pack(Backend& backend, const HostMatrix& host) {
 std::vector<float> RunEmbed(Backend& backend, const Matrix& table, const Batch& batch) {
   const DeviceTensor out(backend, backend.activation_types().stream,
                          {batch.tokens(), table.spec().cols});
-  backend.Embed(table, backend.Upload(batch), out.view());
+  backend.Embed(table, backend.Upload(batch, {}), out.view());
   return out.Read();
 }
 
@@ -169,7 +169,7 @@ std::vector<float> RunRopeAngles(Backend& backend, const Batch& batch,
   const int64_t half = Count(frequencies) / 2;
   const DeviceTensor in(backend, DType::kF32, {2, half}, frequencies);
   const DeviceTensor out(backend, DType::kF32, {batch.tokens(), 2 * half});
-  backend.RopeAngles(backend.Upload(batch), in.view(), factors, out.view());
+  backend.RopeAngles(backend.Upload(batch, {}), in.view(), factors, out.view());
   Wait(backend);
   return out.Read();
 }
@@ -181,7 +181,7 @@ void RunRopeStore(Backend& backend, std::vector<float>& qkv, const std::vector<f
                           qkv);
   const DeviceTensor turns(backend, DType::kF32, {tokens, Count(angles) / tokens}, angles);
   DeviceKvLayer layer(backend, cache);
-  backend.RopeStore(rows.view(), turns.view(), shape, backend.Upload(batch), layer.view());
+  backend.RopeStore(rows.view(), turns.view(), shape, backend.Upload(batch, {}), layer.view());
   Wait(backend);
   layer.Fetch();
   qkv = rows.Read();
@@ -196,7 +196,7 @@ std::vector<float> RunAttention(Backend& backend, const std::vector<float>& qkv,
   const DeviceTensor out(backend, MatmulInput(backend),
                          {tokens, int64_t{shape.heads} * shape.head_dim});
   const DeviceKvLayer layer(backend, cache);
-  backend.Attention(rows.view(), shape, backend.Upload(batch), layer.view(), out.view());
+  backend.Attention(rows.view(), shape, backend.Upload(batch, {}), layer.view(), out.view());
   Wait(backend);
   return out.Read();
 }
@@ -206,7 +206,7 @@ std::vector<float> RunSelectRows(Backend& backend, const std::vector<float>& x,
   const int64_t cols = Count(x) / batch.tokens();
   const DeviceTensor in(backend, MatmulInput(backend), {batch.tokens(), cols}, x);
   const DeviceTensor out(backend, MatmulInput(backend), {batch.logit_rows(), cols});
-  backend.SelectRows(in.view(), backend.Upload(batch), out.view());
+  backend.SelectRows(in.view(), backend.Upload(batch, {}), out.view());
   Wait(backend);
   return out.Read();
 }
@@ -230,7 +230,8 @@ std::vector<SampledToken> RunSample(Backend& backend, const std::vector<float>& 
                                     int64_t logit_rows, const SamplingBatch& batch) {
   const DeviceTensor in(backend, DType::kF32, {logit_rows, Count(logits) / logit_rows}, logits);
   std::vector<SampledToken> out(batch.rows.size());
-  backend.Sample(in.view(), batch, out);
+  backend.Upload({}, batch);
+  backend.Sample(in.view(), out);
   Wait(backend);
   return out;
 }

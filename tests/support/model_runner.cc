@@ -72,7 +72,7 @@ std::vector<std::vector<float>> ModelRunner::Step(const std::vector<RunnerEntry>
   batch.block_tables = tables;
   batch.block_table_stride = blocks_per_sequence_;
   batch.logit_tokens = logit_tokens;
-  const Tensor logits = model_->Forward(batch, *cache_);
+  const Tensor logits = model_->Forward(batch, {}, *cache_);
   CHECK(backend_->Synchronize().ok());
 
   std::vector<std::vector<float>> rows(logit_tokens.size(), std::vector<float>(config_.vocab));

@@ -74,7 +74,7 @@ class RecordingBackend : public Backend {
     std::memcpy(host, device, bytes);
   }
 
-  const Batch& Upload(const Batch& batch) override { return batch; }
+  const Batch& Upload(const Batch& batch, const SamplingBatch&) override { return batch; }
   void Embed(const Matrix&, const Batch&, Tensor) override { NoOp(); }
   void RopeAngles(const Batch&, Tensor, std::span<const float, 2>, Tensor) override { NoOp(); }
   void RmsNorm(Tensor, Tensor, float, Tensor) override { NoOp(); }
@@ -92,7 +92,7 @@ class RecordingBackend : public Backend {
     NoOp();
   }
   void ZeroBlocks(std::span<const int32_t>, const KvLayer&) override { NoOp(); }
-  void Sample(Tensor, const SamplingBatch&, std::span<SampledToken>) override { NoOp(); }
+  void Sample(Tensor, std::span<SampledToken>) override { NoOp(); }
   absl::Status Synchronize() override { return absl::OkStatus(); }
 
  private:
