@@ -17,7 +17,6 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "bench/gpu_cublas.h"
 #include "bench/gpu_device.h"
 #include "bench/gpu_steps.h"
 #include "cuda/cuda_backend.h"
@@ -60,9 +59,8 @@ class Bench {
     only_ = only;
     DeviceCopy();
     BlockCopy();
-    Cublas();
     for (const char* format : {half_ == DType::kF16 ? "f16" : "bf16", "int8", "int4"}) {
-      Matmuls(*ParseWeightFormat(format), format);
+      Matmuls("matmul", *ParseWeightFormat(format), format, sizes_.rows);
     }
     for (const DType kv : {half_, DType::kI8}) {
       for (const int32_t sequences : sizes_.sequences) {
@@ -71,6 +69,15 @@ class Bench {
       Attention(kv, 1, sizes_.prompt, sizes_.prompt, Phase::kPrefill);
     }
     Norms();
+  }
+
+  // The other yardstick: a backend that multiplies by cuBLAS. 4,096 rows are enough for its rate.
+  void RunCublas(const std::string& only) {
+    only_ = only;
+    std::vector<int64_t> rows = sizes_.rows;
+    if (sizes_.cold_bytes > 0) rows.push_back(4096);
+    const char* const format = half_ == DType::kF16 ? "f16" : "bf16";
+    Matmuls("cublas", *ParseWeightFormat(format), format, rows);
   }
 
  private:
@@ -126,40 +133,8 @@ class Bench {
             [&](int) { backend_.CopyBlocks(from, to, layer); });
   }
 
-  // The other yardstick, where its library is found.
-  void Cublas() {
-    const absl::StatusOr<std::unique_ptr<GpuCublas>> cublas = GpuCublas::Open();
-    if (!cublas.ok()) {
-      std::fprintf(stderr, "cuBLAS: %s\n", std::string(cublas.status().message()).c_str());
-      return;
-    }
-    const int64_t hidden = sizes_.hidden;
-    const std::vector<std::pair<const char*, std::pair<int64_t, int64_t>>> shapes = {
-        {"qkv", {3 * hidden, hidden}},
-        {"gate_up", {2 * sizes_.intermediate, hidden}},
-        {"down", {hidden, sizes_.intermediate}}};
-    for (const auto& [what, shape] : shapes) {
-      const auto [outputs, cols] = shape;
-      const int64_t count = std::max<int64_t>(1, sizes_.cold_bytes / (outputs * cols * 2));
-      const std::unique_ptr<Buffer> weights = Take(count * outputs * cols * 2);
-      std::vector<int64_t> rows_of = sizes_.rows;
-      rows_of.push_back(4096);  // large enough for the device's rate
-      for (const int64_t rows : rows_of) {
-        const std::unique_ptr<Buffer> x = Take(rows * cols * 2), out = Take(rows * outputs * 4);
-        Measure(
-            absl::StrCat("cublas ", what), absl::StrCat(rows, " rows"),
-            {static_cast<double>(outputs * cols * 2),
-             2.0 * static_cast<double>(rows * outputs * cols)},
-            [&](int i) {
-              char* const w = static_cast<char*>(weights->data()) + i % count * outputs * cols * 2;
-              (*cublas)->Multiply(half_, x->data(), w, rows, outputs, cols, out->data());
-            },
-            [&] { return (*cublas)->Wait(); });
-      }
-    }
-  }
-
-  void Matmuls(const WeightFormat& format, const std::string& name) {
+  void Matmuls(const std::string& by, const WeightFormat& format, const std::string& name,
+               const std::vector<int64_t>& rows_of) {
     const int64_t hidden = sizes_.hidden;
     const std::vector<std::pair<const char*, MatrixSpec>> shapes = {
         {"qkv", {3 * hidden, hidden, format, RowPairing::kNone}},
@@ -173,18 +148,19 @@ class Bench {
         CHECK(FillOnDevice(backend_, *weights.back()).ok());
         bytes += weights.back()->bytes();
       } while (bytes < sizes_.cold_bytes);
-      for (const int64_t rows : sizes_.rows) Matmul(what, name, spec, rows, weights);
+      const std::string kernel = absl::StrCat(by, " ", what, " ", name);
+      for (const int64_t rows : rows_of) Matmul(kernel, spec, rows, weights);
     }
   }
 
-  void Matmul(const char* what, const std::string& format, const MatrixSpec& spec, int64_t rows,
+  void Matmul(const std::string& kernel, const MatrixSpec& spec, int64_t rows,
               const std::vector<std::unique_ptr<Matrix>>& weights) {
     const bool gated = spec.pairing == RowPairing::kGateUp;
     const int64_t outputs = gated ? spec.rows / 2 : spec.rows;
     const std::unique_ptr<Buffer> in = Take(rows * spec.cols * 2), out = Take(rows * outputs * 4);
     const Tensor x(in->data(), half_, {rows, spec.cols});
     const Tensor y(out->data(), gated ? half_ : DType::kF32, {rows, outputs});
-    Measure(absl::StrCat("matmul ", what, " ", format), absl::StrCat(rows, " rows"),
+    Measure(kernel, absl::StrCat(rows, " rows"),
             {static_cast<double>(weights[0]->bytes()),
              2.0 * static_cast<double>(rows * spec.rows * spec.cols)},
             [&](int i) {
@@ -254,6 +230,15 @@ class Bench {
   std::string only_;
 };
 
+absl::StatusOr<std::unique_ptr<Backend>> Make(const CudaOptions& options, bool emulated) {
+  if (emulated) return cuda_emulated::MakeCudaBackend(options);
+#if defined(TUPPENCE_WITH_CUDA)
+  return cuda::MakeCudaBackend(options);
+#else
+  return absl::FailedPreconditionError("built without CUDA; --emulated runs tiny shapes");
+#endif
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("Times of the GPU kernels at Phi-3-mini's shapes");
   bool emulated = false, f16 = false;
@@ -264,16 +249,8 @@ int Main(int argc, char** argv) {
   double seconds = 0.05;
   app.add_option("--seconds", seconds, "Of each measurement, at least")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
-  const CudaOptions options{.half = f16 ? DType::kF16 : DType::kBf16};
-  absl::StatusOr<std::unique_ptr<Backend>> backend =
-      absl::FailedPreconditionError("built without CUDA; --emulated runs tiny shapes");
-  if (emulated) {
-    backend = cuda_emulated::MakeCudaBackend(options);
-  } else {
-#if defined(TUPPENCE_WITH_CUDA)
-    backend = cuda::MakeCudaBackend(options);
-#endif
-  }
+  CudaOptions options{.half = f16 ? DType::kF16 : DType::kBf16};
+  const absl::StatusOr<std::unique_ptr<Backend>> backend = Make(options, emulated);
   if (!backend.ok()) {
     std::fprintf(stderr, "error: %s\n", backend.status().ToString().c_str());
     return 1;
@@ -283,6 +260,13 @@ int Main(int argc, char** argv) {
   StepSizes steps = emulated ? TinyStepSizes() : StepSizes();
   if (!emulated) sizes.seconds = steps.seconds = seconds;
   Bench(**backend, sizes, options.half).Run(only);
+  options.deterministic = false;
+  const absl::StatusOr<std::unique_ptr<Backend>> cublas = Make(options, emulated);
+  if (cublas.ok()) {
+    Bench(**cublas, sizes, options.half).RunCublas(only);
+  } else {
+    std::fprintf(stderr, "%s\n", std::string(cublas.status().message()).c_str());
+  }
   if (only.empty() || only == "step") MeasureSteps(**backend, options.half, steps);
   return 0;
 }

@@ -67,7 +67,7 @@ absl::Status FillOnDevice(const Backend& backend, void* data, size_t bytes) {
 absl::Status FillOnDevice(const Backend& backend, const Matrix& matrix) {
   if (backend.name() != cuda::kBackendName) return absl::OkStatus();
   const auto& packed = static_cast<const cuda::PackedMatrix&>(matrix);
-  return FillOnDevice(backend, const_cast<std::byte*>(packed.panel_data()),
+  return FillOnDevice(backend, const_cast<std::byte*>(packed.data()),
                       static_cast<size_t>(packed.bytes()));
 }
 
@@ -84,7 +84,7 @@ absl::Status RepeatRows(const Backend& backend, const Matrix& matrix, int64_t ro
   const size_t scales = size_t(packed.groups()) * cuda::kPanelOutputs * sizeof(uint16_t);
   const size_t panels = size_t(rows) * (packed.gated() ? 2 : 1) / cuda::kPanelOutputs;
   const auto all = size_t(packed.panels()), some = std::min(panels, all);
-  auto* const data = const_cast<std::byte*>(packed.panel_data());
+  auto* const data = const_cast<std::byte*>(packed.data());
   absl::Status status = Repeat(data, some * panel, all * panel);
   status.Update(Repeat(data + all * panel, some * scales, all * scales));
   status.Update(WaitForDevice(backend));

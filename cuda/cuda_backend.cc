@@ -4,6 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "cuda/cublas.h"
+#include "cuda/energy.h"
 #include "cuda/kernels.h"
 #include "cuda/sampling_batch.h"
 #include "model/check.h"
@@ -26,8 +28,15 @@ const PackedMatrix& Packed(const Matrix& matrix) {
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(std::unique_ptr<Gpu> gpu, DType half, float* partials)
-      : gpu_(std::move(gpu)), half_(half), partials_(partials), upload_(*gpu_), sampling_(*gpu_) {}
+  CudaBackend(std::unique_ptr<Gpu> gpu, const CudaOptions& options, float* partials,
+              std::unique_ptr<Cublas> cublas)
+      : gpu_(std::move(gpu)),
+        half_(options.half),
+        partials_(partials),
+        upload_(*gpu_),
+        sampling_(*gpu_),
+        cublas_(std::move(cublas)),
+        energy_(EnergyMeter::Open(options.energy_library, gpu_->facts().pci_bus_id)) {}
   ~CudaBackend() override { gpu_->Free(partials_); }
 
   std::string name() const override { return kBackendName; }
@@ -35,10 +44,15 @@ class CudaBackend final : public Backend {
   // Tile multiplications round as the architecture does, so it is part of the id. The number rises
   // whenever the bits of any op change.
   std::string arithmetic_id() const override {
-    return absl::StrCat(kBackendName, "-sm", gpu_->arch(), "-", NameOf(half_), "-3");
+    return absl::StrCat(kBackendName, "-sm", gpu_->arch(), "-", NameOf(half_), "-3",
+                        cublas_ == nullptr ? "" : "-cublas");
   }
 
   ActivationTypes activation_types() const override { return {DType::kF32, half_}; }
+
+  std::optional<double> watts() const override {
+    return energy_ == nullptr ? std::nullopt : energy_->watts();
+  }
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override {
     absl::StatusOr<void*> memory = Take(bytes);
@@ -47,9 +61,12 @@ class CudaBackend final : public Backend {
   }
 
   absl::StatusOr<std::unique_ptr<Matrix>> NewMatrix(const MatrixSpec& spec) override {
-    absl::StatusOr<void*> memory = Take(static_cast<size_t>(PackedMatrix::BytesFor(spec)));
+    const WeightType type = spec.format.type;
+    const bool rows = cublas_ != nullptr && (type == WeightType::kF16 || type == WeightType::kBf16);
+    const auto layout = rows ? PackedMatrix::Layout::kRows : PackedMatrix::Layout::kPanels;
+    absl::StatusOr<void*> memory = Take(static_cast<size_t>(PackedMatrix::BytesFor(spec, layout)));
     if (!memory.ok()) return memory.status();
-    return std::make_unique<PackedMatrix>(spec, *memory, *gpu_);
+    return std::make_unique<PackedMatrix>(spec, layout, *memory, *gpu_);
   }
 
   void PackRows(const MatrixRows& rows, Matrix& matrix) override {
@@ -96,12 +113,22 @@ class CudaBackend final : public Backend {
 
   void Matmul(Tensor x, const Matrix& w, Tensor out) override {
     CHECK(!Packed(w).gated());
+    if (Packed(w).layout() == PackedMatrix::Layout::kRows) {
+      return cublas_->Multiply(x, Packed(w).data(), out);
+    }
     TUPPENCE_DEVICE::Matmul(*gpu_, x, Packed(w), out);
   }
 
   void GatedMatmul(Tensor x, const Matrix& w, Tensor out) override {
     CHECK(Packed(w).gated());
-    TUPPENCE_DEVICE::Matmul(*gpu_, x, Packed(w), out);
+    if (Packed(w).layout() == PackedMatrix::Layout::kPanels) {
+      return TUPPENCE_DEVICE::Matmul(*gpu_, x, Packed(w), out);
+    }
+    const int64_t columns = 2 * out.shape[1];
+    if (!ReserveSums(x.shape[0] * columns)) return;
+    const Tensor sums(sums_->data(), DType::kF32, {x.shape[0], columns});
+    cublas_->Multiply(x, Packed(w).data(), sums);
+    SiluMultiply(*gpu_, sums, out);
   }
 
   void RopeStore(Tensor qkv, Tensor angles, const AttentionShape& shape, const Batch& batch,
@@ -158,6 +185,18 @@ class CudaBackend final : public Backend {
     return memory;
   }
 
+  // Room for what cuBLAS gives of a paired weight; it grows to the largest step and stays.
+  bool ReserveSums(int64_t floats) {
+    const size_t bytes = static_cast<size_t>(floats) * sizeof(float);
+    if (sums_ != nullptr && sums_->bytes() >= bytes) return true;
+    Latch(gpu_->Synchronize());
+    sums_.reset();
+    absl::StatusOr<std::unique_ptr<Buffer>> memory = Allocate(bytes);
+    Latch(memory.status());
+    if (memory.ok()) sums_ = *std::move(memory);
+    return memory.ok();
+  }
+
   // The first failure stays, and what comes after it is not even tried.
   void Latch(const absl::Status& status) {
     if (failure_.ok()) failure_ = status;
@@ -175,6 +214,9 @@ class CudaBackend final : public Backend {
   StepUpload upload_;
   DeviceBatch batch_;
   SamplingUpload sampling_;
+  std::unique_ptr<Cublas> cublas_;  // nullptr: --deterministic=on
+  std::unique_ptr<Buffer> sums_;
+  std::unique_ptr<EnergyMeter> energy_;  // nullptr: cannot be read
   absl::Status failure_;
 };
 
@@ -189,13 +231,23 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& opti
         absl::StrCat((*gpu)->facts().name, " (sm_", (*gpu)->arch(),
                      ") has no bf16 arithmetic; take f16 weights and keys"));
   }
+  std::unique_ptr<Cublas> cublas;
+  if (!options.deterministic) {
+    absl::StatusOr<std::unique_ptr<Cublas>> opened = Cublas::Open(**gpu);
+    if (!opened.ok()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("--deterministic=off multiplies by cuBLAS, and it cannot be used: ",
+                       opened.status().message(), "; install it, or leave the flag out"));
+    }
+    cublas = *std::move(opened);
+  }
   auto* const partials = static_cast<float*>((*gpu)->Allocate(kPartialFloatsMax * sizeof(float)));
   if (partials == nullptr) {
     return absl::ResourceExhaustedError(
         absl::StrCat("need ", kPartialFloatsMax * sizeof(float), " bytes of device memory; ",
                      (*gpu)->FreeBytes(), " are free on ", (*gpu)->facts().name));
   }
-  return std::make_unique<CudaBackend>(*std::move(gpu), options.half, partials);
+  return std::make_unique<CudaBackend>(*std::move(gpu), options, partials, std::move(cublas));
 }
 
 absl::StatusOr<CudaDevice> FindCudaDevice(const CudaOptions& options) {

@@ -19,6 +19,10 @@ struct CudaOptions {
   DType half = DType::kBf16;
   // 75 or 80 on a newer device: the paths and limits of that one. 0: the device's own.
   int force_arch = 0;
+  // false: 16-bit weights multiply by cuBLAS, where the bits of a row depend on its neighbours.
+  bool deterministic = true;
+  // What reads the device's energy; tests have one of their own.
+  std::string energy_library = "libnvidia-ml.so.1";
 };
 
 struct CudaDevice {

@@ -10,9 +10,11 @@ void Embed(Gpu& gpu, const PackedMatrix& table, const Batch& batch, Tensor out) 
   CHECK(!table.gated());
   CHECK_EQ(out.shape[0], batch.tokens());
   CHECK_EQ(out.shape[1], hidden);
+  EmbedTable rows{table.data(), kPanelOutputs, int64_t{table.loads()} * kLoadBytes};
+  if (table.layout() == PackedMatrix::Layout::kRows) rows = {table.data(), 1, int64_t{hidden} * 2};
   const auto launch = [&](auto kernel) {
-    Launch(gpu, kernel, {.name = "embed", .blocks_x = batch.tokens(), .threads = kRowThreads},
-           table.panel_data(), table.loads(), batch.token_ids.data(), hidden, out.as<float>());
+    Launch(gpu, kernel, {.name = "embed", .blocks_x = batch.tokens(), .threads = kRowThreads}, rows,
+           batch.token_ids.data(), hidden, out.as<float>());
   };
   switch (table.spec().format.type) {
     case WeightType::kF32:

@@ -12,18 +12,23 @@ namespace tuppence::TUPPENCE_DEVICE {
 
 constexpr int kRowThreads = 128;
 
+// Where a table's rows lie: `together` of them side by side, 64 bytes of each in turn.
+struct EmbedTable {
+  const std::byte* data = nullptr;
+  int together = 1;
+  int64_t together_bytes = 0;
+};
+
 template <typename Stored>
-__global__ void EmbedKernel(const std::byte* table, int loads, const int32_t* token_ids, int hidden,
-                            float* out) {
+__global__ void EmbedKernel(EmbedTable table, const int32_t* token_ids, int hidden, float* out) {
   constexpr int kPieceValues = 16 / static_cast<int>(sizeof(Stored));
   const int row = token_ids[BlockX()];
-  const std::byte* const panel = table +
-                                 static_cast<int64_t>(row / kPanelOutputs) * loads * kLoadBytes +
-                                 row % kPanelOutputs * 64;
+  const std::byte* const first =
+      table.data + row / table.together * table.together_bytes + row % table.together * 64;
   float* const target = out + static_cast<int64_t>(BlockX()) * hidden;
   for (int piece = Thread(); piece * kPieceValues < hidden; piece += kRowThreads) {
     const auto* const values = reinterpret_cast<const Stored*>(
-        panel + static_cast<int64_t>(piece / 4) * kLoadBytes + piece % 4 * 16);
+        first + static_cast<int64_t>(piece / 4) * table.together * 64 + piece % 4 * 16);
     for (int i = 0; i < kPieceValues; ++i) target[piece * kPieceValues + i] = Widen(values[i]);
   }
 }

@@ -49,6 +49,10 @@ absl::StatusOr<std::unique_ptr<Gpu>> Gpu::Open(int force_arch) {
   if (code != cudaSuccess) return Unavailable(code, "reading the device's properties");
   std::unique_ptr<Gpu> gpu(new Gpu());
   gpu->facts_.name = properties.name;
+  char bus_id[32] = "";
+  if (cudaDeviceGetPCIBusId(bus_id, sizeof(bus_id), 0) == cudaSuccess) {
+    gpu->facts_.pci_bus_id = bus_id;
+  }
   // A build for an older architecture runs by that one's paths.
   const int arch = std::min(found.arch, found.code_arch);
   gpu->facts_.arch = force_arch == 0 ? arch : std::min(arch, force_arch);

@@ -18,6 +18,7 @@ class Gpu {
  public:
   struct Facts {
     std::string name;
+    std::string pci_bus_id;
     int arch = 0;  // 75, 80, 86, 89, 90
     int multiprocessors = 0;
     int64_t memory_bytes = 0;

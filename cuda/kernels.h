@@ -28,6 +28,8 @@ void ZeroBlocks(Gpu& gpu, std::span<const int32_t> blocks, const KvLayer& cache)
 
 // Also the gated form, for a paired weight.
 void Matmul(Gpu& gpu, Tensor x, const PackedMatrix& w, Tensor out);
+// out[t, i] = silu(gate_up[t, i]) * gate_up[t, columns + i].   f32 [rows, 2 columns]
+void SiluMultiply(Gpu& gpu, Tensor gate_up, Tensor out);
 
 // Rows of prefill entries and rows of decode entries; each takes its own and leaves the others'.
 void AttendPrefill(Gpu& gpu, Tensor qkv, const AttentionShape& shape, const DeviceBatch& batch,

@@ -71,6 +71,7 @@ void Matmul(Gpu& gpu, Tensor x, const PackedMatrix& w, Tensor out) {
   CHECK_EQ(x.rank, 2);
   CHECK_EQ(x.shape[1], w.spec().cols);
   CHECK_EQ(x.shape[1] % 8, 0);
+  CHECK(w.layout() == PackedMatrix::Layout::kPanels);
   CHECK_EQ(out.shape[0], x.shape[0]);
   CHECK_EQ(out.shape[1], w.outputs());
   CHECK(format.quantised() || (x.type == DType::kF16 && format.type == WeightType::kF16) ||
@@ -79,7 +80,7 @@ void Matmul(Gpu& gpu, Tensor x, const PackedMatrix& w, Tensor out) {
   CHECK(!format.quantised() || 128 % format.group == 0);
   MatmulArgs args;
   args.x = x.as<uint16_t>();
-  args.weights = w.panel_data();
+  args.weights = w.data();
   args.scales = w.scales();
   args.rows = static_cast<int>(x.shape[0]);
   args.cols = static_cast<int>(x.shape[1]);
@@ -98,6 +99,21 @@ void Matmul(Gpu& gpu, Tensor x, const PackedMatrix& w, Tensor out) {
   }
   x.type == DType::kF16 ? LaunchFor<F16>(gpu, format.type, args)
                         : LaunchFor<Bf16>(gpu, format.type, args);
+}
+
+void SiluMultiply(Gpu& gpu, Tensor gate_up, Tensor out) {
+  CHECK(gate_up.type == DType::kF32);
+  CHECK_EQ(gate_up.shape[0], out.shape[0]);
+  CHECK_EQ(gate_up.shape[1], 2 * out.shape[1]);
+  const int columns = static_cast<int>(out.shape[1]);
+  const LaunchShape shape{.name = "silu_multiply",
+                          .blocks_x = CeilDiv(columns, kMatmulThreads),
+                          .blocks_y = static_cast<int>(out.shape[0]),
+                          .threads = kMatmulThreads};
+  const auto launch = [&]<typename Half>(Half) {
+    Launch(gpu, &SiluMultiplyKernel<Half>, shape, gate_up.as<float>(), columns, out.as<uint16_t>());
+  };
+  out.type == DType::kF16 ? launch(F16{}) : launch(Bf16{});
 }
 
 }  // namespace tuppence::TUPPENCE_DEVICE

@@ -483,4 +483,16 @@ __global__ void __launch_bounds__(kMatmulThreads) MatmulWideKernel(MatmulArgs m)
   }
 }
 
+// What a paired weight's matmul does in passing, where cuBLAS made its sums: a thread for each
+// output; gate and up in, one 16-bit value out.
+template <typename Half>
+__global__ void __launch_bounds__(kMatmulThreads)
+    SiluMultiplyKernel(const float* gate_up, int columns, uint16_t* out) {
+  const int column = BlockX() * kMatmulThreads + Thread();
+  if (column >= columns) return;
+  const float* const row = gate_up + int64_t{BlockY()} * 2 * columns;
+  out[int64_t{BlockY()} * columns + column] =
+      Narrow<Half>(Silu(row[column]) * row[columns + column]).bits;
+}
+
 }  // namespace tuppence::TUPPENCE_DEVICE

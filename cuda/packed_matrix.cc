@@ -10,6 +10,7 @@ namespace tuppence::TUPPENCE_DEVICE {
 namespace {
 
 constexpr int64_t kRowBytes = 64;  // of an output in a load
+constexpr int64_t kHalfBytes = 2;
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -37,9 +38,10 @@ uint32_t PackNibbles(const int8_t* codes, int64_t count) {
 
 }  // namespace
 
-PackedMatrix::PackedMatrix(const MatrixSpec& spec, void* memory, Gpu& gpu)
+PackedMatrix::PackedMatrix(const MatrixSpec& spec, Layout layout, void* memory, Gpu& gpu)
     : Matrix(spec),
       gpu_(gpu),
+      layout_(layout),
       memory_(static_cast<std::byte*>(memory)),
       panels_(static_cast<int32_t>(PanelsOf(spec))),
       loads_(static_cast<int32_t>(LoadsOf(spec))),
@@ -49,7 +51,8 @@ PackedMatrix::PackedMatrix(const MatrixSpec& spec, void* memory, Gpu& gpu)
 
 PackedMatrix::~PackedMatrix() { gpu_.Free(memory_); }
 
-int64_t PackedMatrix::BytesFor(const MatrixSpec& spec) {
+int64_t PackedMatrix::BytesFor(const MatrixSpec& spec, Layout layout) {
+  if (layout == Layout::kRows) return spec.rows * spec.cols * kHalfBytes;
   const int64_t scales = PaddedGroupsOf(spec) * kPanelOutputs * 2;
   return PanelsOf(spec) * (LoadsOf(spec) * kLoadBytes + scales);
 }
@@ -105,6 +108,13 @@ void PackedMatrix::PackRows(const MatrixRows& rows) {
   CHECK(rows.format.type == spec().format.type);
   CHECK_EQ(rows.cols, spec().cols);
   CHECK_LE(rows.first_row + rows.rows, spec().rows);
+  if (layout_ == Layout::kRows) {
+    const int64_t row_bytes = spec().cols * kHalfBytes;
+    gpu_.CopyIn(rows.values, static_cast<size_t>(rows.rows * row_bytes),
+                memory_ + rows.first_row * row_bytes);
+    (void)gpu_.Synchronize();
+    return;
+  }
   const int64_t places = rows.rows / kPanelOutputs + 3;  // a range may begin and end inside panels
   std::vector<std::byte> staging(static_cast<size_t>(places * panel_bytes()));
   std::byte* place = staging.data();

@@ -17,6 +17,7 @@
 // A kGateUp weight has gate rows in even panels and the same up rows in odd ones, so that a lane
 // that holds a gate's sum holds the up's as well.
 // Outputs are padded to whole pairs and columns to whole loads, with zeros.
+// For cuBLAS a 16-bit weight lies row by row instead, as in the checkpoint.
 #pragma once
 
 #include <cstddef>
@@ -49,20 +50,24 @@ constexpr int LoadCols(WeightType type) {
 
 class PackedMatrix final : public Matrix {
  public:
-  // `memory` holds BytesFor(spec) bytes of zeros, and is given back to `gpu`, which outlives this.
-  PackedMatrix(const MatrixSpec& spec, void* memory, Gpu& gpu);
+  enum class Layout : uint8_t { kPanels, kRows };
+
+  // `memory` holds BytesFor(spec, layout) bytes of zeros, and is given back to `gpu`, which
+  // outlives this. Requires: a weight of kRows is f16 or bf16.
+  PackedMatrix(const MatrixSpec& spec, Layout layout, void* memory, Gpu& gpu);
   ~PackedMatrix() override;
 
-  static int64_t BytesFor(const MatrixSpec& spec);
+  static int64_t BytesFor(const MatrixSpec& spec, Layout layout);
 
-  int64_t bytes() const override { return BytesFor(spec()); }
+  int64_t bytes() const override { return BytesFor(spec(), layout_); }
+  Layout layout() const { return layout_; }
   bool gated() const { return spec().pairing == RowPairing::kGateUp; }
   // Columns of the matmul's result.
   int64_t outputs() const { return gated() ? spec().rows / 2 : spec().rows; }
-  int32_t panels() const { return panels_; }  // an even number
-  int32_t loads() const { return loads_; }    // of a panel
-  int32_t groups() const { return groups_; }  // of an output, padded columns included
-  const std::byte* panel_data() const { return memory_; }
+  int32_t panels() const { return panels_; }         // an even number
+  int32_t loads() const { return loads_; }           // of a panel
+  int32_t groups() const { return groups_; }         // of an output, padded columns included
+  const std::byte* data() const { return memory_; }  // the first panel, or row
   const uint32_t* scales() const;
 
   // Each row once. Scales wait on the host until all rows have come, since a pair's rows need not
@@ -82,6 +87,7 @@ class PackedMatrix final : public Matrix {
   void PackRow(const MatrixRows& rows, int64_t index, int64_t place, std::byte* panel) const;
 
   Gpu& gpu_;
+  const Layout layout_;
   std::byte* memory_;
   int32_t panels_;
   int32_t loads_;

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -118,6 +119,9 @@ class Backend {
   virtual std::string name() const = 0;
   virtual std::string arithmetic_id() const = 0;
   virtual ActivationTypes activation_types() const = 0;
+
+  // Electrical power that the device takes now, where that can be read. Thread: any.
+  virtual std::optional<double> watts() const { return std::nullopt; }
 
   // Memory, zeroed. RESOURCE_EXHAUSTED with the numbers when there is not enough.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;

@@ -119,6 +119,7 @@ Usage ActiveRequest::UsageAt(int64_t now_ns) const {
   usage.completion_tokens = completion_tokens;
   usage.preemptions = preemptions;
   usage.steps = static_cast<int32_t>(steps);
+  usage.energy_joules = energy_joules;
   if (steps > 0) {
     usage.mean_requests_per_step =
         static_cast<double>(requests_in_steps) / static_cast<double>(steps);

@@ -72,6 +72,7 @@ struct ActiveRequest : SequenceGroup {
   int64_t first_token_ns = -1;
   int64_t steps = 0;
   int64_t requests_in_steps = 0;  // summed over its steps, itself included
+  double energy_joules = 0;       // of its charges, where the device's power is known
   int64_t last_step = -1;         // number of the last step it was in
   int32_t player = -1;            // its place among that step's players; -1: recomputes only
   int64_t kv_blocks = 0;          // held since kv_since_ns; a shared block counts once

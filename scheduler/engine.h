@@ -103,6 +103,7 @@ struct EngineSnapshot {
   int64_t step_ns_last = 0;
   int64_t step_ns_sum = 0;  // over all steps
   int64_t step_ns_max = 0;
+  double energy_joules = 0;  // of all steps; 0: the device's power cannot be read
   AccountTotals accounts;
   int64_t elapsed_ns = 0;             // from the books' begin to their last cut
   int64_t conservation_error_ns = 0;  // accounts less that: 0, or the ledger has a fault

@@ -134,8 +134,15 @@ void Engine::Charge(const StepPlan& plan, int64_t now_ns) {
   if (overhead_.prefill.tokens + overhead_.decode.tokens > 0) players_.push_back(overhead_);
   ledger_.SetUnrecorded(Unrecorded());
   const StepCharge charge = ledger_.ChargeStep(players_, now_ns);
+  // Energy is divided as the time is.
+  const double joules_per_ns = 1e-9 * executor_->watts().value_or(0);
+  counts_.energy_joules += joules_per_ns * static_cast<double>(charge.step_ns);
   for (ActiveRequest* request : participants_) {
-    if (request->player >= 0) scheduler_.Charge(request, ledger_.step_charges()[request->player]);
+    if (request->player >= 0) {
+      const int64_t charge_ns = ledger_.step_charges()[request->player];
+      scheduler_.Charge(request, charge_ns);
+      request->energy_joules += joules_per_ns * static_cast<double>(charge_ns);
+    }
     ++request->steps;
     request->requests_in_steps += static_cast<int64_t>(participants_.size());
   }

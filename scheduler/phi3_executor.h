@@ -20,6 +20,7 @@ class Phi3Executor : public StepExecutor {
   void Launch(const BlockWork& blocks, const Batch& batch,
               std::span<const SamplingRow> sampling) override;
   absl::Status Wait(std::span<SampledToken> tokens) override;
+  std::optional<double> watts() const override { return backend_->watts(); }
 
  private:
   Phi3* model_;

@@ -68,6 +68,7 @@ struct Usage {
   int32_t steps = 0;
   int32_t preemptions = 0;
   double mean_requests_per_step = 0;  // how many requests shared its steps, itself included
+  double energy_joules = 0;           // its part of what the device took; 0: cannot be read
 };
 
 // Machine time of one request, and money where a rate is known.

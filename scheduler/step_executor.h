@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "absl/status/status.h"
@@ -29,6 +30,9 @@ class StepExecutor {
 
   // Waits for the step. tokens[i] belongs to sampling[i] of Launch.
   virtual absl::Status Wait(std::span<SampledToken> tokens) = 0;
+
+  // Electrical power that the device takes now, where that can be read.
+  virtual std::optional<double> watts() const { return std::nullopt; }
 };
 
 }  // namespace tuppence

@@ -79,6 +79,9 @@ std::string StatisticsLine(const Answer& answer) {
     absl::StrAppendFormat(&line, "%.2f ms of the machine, no rate card",
                           answer.cost.machine_ns() * 1e-6);
   }
+  if (usage.has_energy_joules()) {
+    absl::StrAppendFormat(&line, ", %.3g J", usage.energy_joules());
+  }
   absl::StrAppend(&line, ", request ", answer.request_id);
   if (answer.finish_reason == v1::FINISH_REASON_LENGTH) line += "; cut at max_tokens";
   if (answer.finish_reason == v1::FINISH_REASON_COST_LIMIT) line += "; cut at max_cost_nanousd";

@@ -310,6 +310,7 @@ void ToProto(const Usage& usage, v1::Usage* proto) {
   proto->set_steps(usage.steps);
   proto->set_preemptions(usage.preemptions);
   proto->set_mean_requests_per_step(usage.mean_requests_per_step);
+  if (usage.energy_joules > 0) proto->set_energy_joules(usage.energy_joules);
 }
 
 void ToProto(const Cost& cost, v1::Cost* proto) {

@@ -39,6 +39,11 @@ absl::Status UseCpu(const ModelOptions& options, DeviceChoice* choice) {
     return absl::InvalidArgumentError(
         "--kv is f16, which the CPU backend does not keep; take bf16, f32 or int8");
   }
+  if (options.deterministic == "off") {
+    return absl::InvalidArgumentError(
+        "--deterministic is off, which is for 16-bit weights on a GPU; the CPU backend has one "
+        "arithmetic: leave it out");
+  }
   const CpuResources resources = FindCpuResources();
   choice->notes.push_back(absl::StrCat("machine: ", resources.Describe()));
   choice->memory_available_bytes = resources.memory_available_bytes;
@@ -63,6 +68,11 @@ absl::Status CheckForGpu(const ModelOptions& options, const Config& config) {
         absl::StrCat(options.weights == "f32" ? "--weights" : "--kv",
                      " is f32; a GPU keeps 16-bit types, int8 and (weights) int4; take one of them "
                      "or --backend cpu"));
+  }
+  if (options.deterministic == "off" && (options.weights == "int8" || options.weights == "int4")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--deterministic is off, which is for 16-bit weights, and --weights is ",
+                     options.weights, "; leave one of them out"));
   }
   if (config.head_dim != 64 && config.head_dim != 96 && config.head_dim != 128) {
     return absl::InvalidArgumentError(
@@ -96,12 +106,14 @@ absl::Status UseGpu(const ModelOptions& options, const GpuBackend& gpu, const Cu
                     const Config& config, DeviceChoice* choice) {
   if (absl::Status status = CheckForGpu(options, config); !status.ok()) return status;
   CudaOptions cuda;
+  cuda.deterministic = options.deterministic == "on";
   UseOneHalf(device.arch, choice, &cuda);
   absl::StatusOr<std::unique_ptr<Backend>> backend = gpu.make(cuda);
   if (!backend.ok()) return backend.status();
   choice->backend = *std::move(backend);
   choice->memory_available_bytes = device.memory_free_bytes;
   choice->kernels = absl::StrCat("sm_", device.arch, ", ", NameOf(cuda.half));
+  if (!cuda.deterministic) choice->kernels += ", cuBLAS";
   choice->notes.push_back(absl::StrCat("GPU: ", device.description));
   return absl::OkStatus();
 }

@@ -224,6 +224,8 @@ void AddBooks(std::vector<MetricSpec>& table) {
         "seconds",
         "Time since process start, by the account it is booked to",
         {"account"}},
+       {Id::kStepEnergy, "tuppence_step_energy_joules_total", kCounter, "joules",
+        "Energy that the GPU took for steps; absent where its power cannot be read"},
        {Id::kCostUsd,
         "tuppence_cost_usd_total",
         kCounter,

@@ -61,6 +61,7 @@ enum class MetricId : int {
   kPreemptions,
   // The books.
   kMachineSeconds,
+  kStepEnergy,
   kCostUsd,
   kRequestMachineSeconds,
   kTenantMachineSeconds,

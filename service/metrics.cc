@@ -184,6 +184,7 @@ bool Metrics::AddBooks(const ServiceParts& parts, const EngineSnapshot& engine, 
   for (int i = 0; i < kAccounts; ++i) {
     page->Add(MetricId::kMachineSeconds, kSeconds * ns[i], {kAccountNames[i]});
   }
+  if (engine.energy_joules > 0) page->Add(MetricId::kStepEnergy, engine.energy_joules);
   const RateCard card = parts.engine->rate_card();
   page->Add(MetricId::kRateCardMissing, !card.known());
   if (card.known()) {

@@ -187,6 +187,11 @@ void AddModelFlags(CLI::App& app, ModelOptions* options) {
       .Add("kernels", &options->kernels,
            "kernel path of the CPU; auto takes the one measured best for this kind of CPU")
       ->check(CLI::IsMember({"auto", "plain", "avx2", "avx512", "avx512bf16", "amx"}));
+  table
+      .Add("deterministic", &options->deterministic,
+           "on: an answer has the same tokens whatever shares its batch; off, on a GPU: 16-bit "
+           "weights multiply by cuBLAS, faster for long prompts, and it may not")
+      ->check(CLI::IsMember({"on", "off"}));
   table.Add("threads", &options->threads, "for computing; 0: cores that this process may use")
       ->check(CLI::Range(0, 1024));
   table.Add("sequences-max", &options->sequences_max, "answers that grow at the same time")

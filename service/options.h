@@ -28,6 +28,7 @@ struct ModelOptions {
   std::string kv = "bf16";
   uint64_t kv_memory_bytes = 0;  // 0: from the memory found
   std::string kernels = "auto";
+  std::string deterministic = "on";
   int threads = 0;  // 0: as found
   int32_t sequences_max = 256;
   int32_t step_tokens_max = 512;

@@ -16,6 +16,7 @@ absl::StatusOr<std::unique_ptr<Gpu>> Gpu::Open(int force_arch) {
   std::unique_ptr<Gpu> gpu(new Gpu());
   gpu->facts_.arch = force_arch == 0 ? 80 : force_arch;
   gpu->facts_.name = absl::StrCat("emulated sm_", gpu->facts_.arch);
+  gpu->facts_.pci_bus_id = "emulated";
   gpu->facts_.multiprocessors = 2;  // small, so that small tests fill it
   gpu->facts_.memory_bytes = gpu->facts_.memory_free_bytes = int64_t{8} << 30;
   return gpu;

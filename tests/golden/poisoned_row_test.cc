@@ -17,7 +17,7 @@ constexpr int32_t kPoison = 77;
 void PoisonEmbedding(const Machine& machine) {
   const auto& table = static_cast<const cuda_emulated::PackedMatrix&>(*machine.weights().embedding);
   constexpr int kRowBytes = cuda_emulated::kLoadBytes / cuda_emulated::kPanelOutputs;
-  auto* const panels = const_cast<std::byte*>(table.panel_data());
+  auto* const panels = const_cast<std::byte*>(table.data());
   for (int load = 0; load < table.loads(); ++load) {
     const int64_t at = (int64_t{kPoison / cuda_emulated::kPanelOutputs} * table.loads() + load) *
                            cuda_emulated::kLoadBytes +

@@ -11,8 +11,9 @@ namespace tuppence::testing {
 namespace {
 
 using ElementwiseTest = OpsTest;
+using EmbedTest = OpsTest;
 
-TEST_P(ElementwiseTest, EmbedGathersRowsOfEveryUnquantisedType) {
+TEST_P(EmbedTest, GathersRowsOfEveryUnquantisedType) {
   for (const WeightType type : {WeightType::kF32, WeightType::kBf16, WeightType::kF16}) {
     const int64_t vocab = 104, hidden = 72;
     const HostMatrix table = MakeHostMatrix({vocab, hidden, {type, 0}, RowPairing::kNone},
@@ -258,6 +259,7 @@ TEST_P(ElementwiseTest, ExpKeepsItsCorners) {
 }
 
 TUPPENCE_FOR_EACH_BACKEND(ElementwiseTest);
+TUPPENCE_FOR_EACH_BACKEND_AND_CUBLAS(EmbedTest);
 
 }  // namespace
 }  // namespace tuppence::testing

@@ -64,8 +64,14 @@ inline std::unique_ptr<Backend> MakePlain() { return MakeBackend({.path = Kernel
 
 }  // namespace tuppence::testing
 
-#define TUPPENCE_FOR_EACH_BACKEND(Suite)                                                       \
-  INSTANTIATE_TEST_SUITE_P(Backend, Suite, ::testing::ValuesIn(::tuppence::AllBackendCases()), \
+#define TUPPENCE_FOR_EACH(Name, Suite, cases)                                                  \
+  INSTANTIATE_TEST_SUITE_P(Name, Suite, ::testing::ValuesIn(cases),                            \
                            [](const ::testing::TestParamInfo<::tuppence::BackendCase>& info) { \
                              return info.param.name();                                         \
                            })
+#define TUPPENCE_FOR_EACH_BACKEND(Suite) \
+  TUPPENCE_FOR_EACH(Backend, Suite, ::tuppence::AllBackendCases())
+// What is true of --deterministic=off as well.
+#define TUPPENCE_FOR_EACH_BACKEND_AND_CUBLAS(Suite) \
+  TUPPENCE_FOR_EACH_BACKEND(Suite);                 \
+  TUPPENCE_FOR_EACH(Cublas, Suite, ::tuppence::CublasBackendCases())

@@ -427,6 +427,29 @@ TEST(EngineTest, UsageTimesPartTheRequestsTime) {
   EXPECT_GT(harness.received(1).end->usage.queue_ns, 0);
 }
 
+TEST(EngineTest, EnergyIsDividedAsTheTimeIs) {
+  EngineHarness harness(SmallEngineOptions());
+  harness.executor().power = 70;
+  harness.Submit(MakeRequest("long", 40, 20, 1));
+  harness.Submit(MakeRequest("short", 4, 3, 2));
+  harness.Run();
+  double joules = 0;
+  for (int32_t i = 0; i < 2; ++i) {
+    const RequestEnd& end = *harness.received(i).end;
+    EXPECT_NEAR(end.usage.energy_joules, 70e-9 * static_cast<double>(end.cost.machine_ns), 1e-12);
+    joules += end.usage.energy_joules;
+  }
+  EXPECT_NEAR(harness.engine().Snapshot().energy_joules, joules, 1e-12);
+}
+
+TEST(EngineTest, EnergyThatCannotBeReadIsNotTold) {
+  EngineHarness harness(SmallEngineOptions());
+  harness.Submit(MakeRequest("one", 40, 5, 1));
+  harness.Run();
+  EXPECT_EQ(harness.received(0).end->usage.energy_joules, 0);
+  EXPECT_EQ(harness.engine().Snapshot().energy_joules, 0);
+}
+
 TEST(EngineTest, CostIsTheChargedTimeAtTheRateCard) {
   EngineHarness harness(SmallEngineOptions());
   harness.Submit(MakeRequest("r", 40, 10));

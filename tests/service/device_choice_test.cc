@@ -49,5 +49,11 @@ TEST(DeviceChoiceTest, CpuRefusesF16KeysAndValuesWithTheWayOut) {
   EXPECT_THAT(ErrorOf(On("cpu", "f16", "f16")), HasSubstr("take bf16, f32 or int8"));
 }
 
+TEST(DeviceChoiceTest, DeterministicOffIsForAGpu) {
+  ModelOptions options = On("cpu", "bf16", "bf16");
+  options.deterministic = "off";
+  EXPECT_THAT(ErrorOf(options), HasSubstr("for 16-bit weights on a GPU"));
+}
+
 }  // namespace
 }  // namespace tuppence

@@ -25,19 +25,19 @@ bool Wanted(const char* name) {
   return only == nullptr || std::string(only) == name;
 }
 
-void AddGpus(std::vector<BackendCase>& cases) {
+void AddGpus(std::vector<BackendCase>& cases, bool cublas = false) {
   if (kFibres && Wanted("emulated")) {
-    cases.push_back({.device = Device::kEmulated, .arch = 75, .half = DType::kF16});
-    cases.push_back({.device = Device::kEmulated, .arch = 80, .half = DType::kBf16});
+    cases.push_back({Device::kEmulated, {}, 75, DType::kF16, cublas});
+    cases.push_back({Device::kEmulated, {}, 80, DType::kBf16, cublas});
   }
 #if defined(TUPPENCE_WITH_CUDA)
   const char* const text = std::getenv("TUPPENCE_TEST_ARCH");
   const int arch = text == nullptr ? 0 : std::atoi(text);
   const absl::StatusOr<CudaDevice> found = cuda::FindCudaDevice({.force_arch = arch});
   if (!found.ok() || !Wanted("cuda")) return;
-  cases.push_back({.device = Device::kCuda, .arch = arch, .half = DType::kF16});
+  cases.push_back({Device::kCuda, {}, arch, DType::kF16, cublas});
   if (found->arch < 80) return;
-  cases.push_back({.device = Device::kCuda, .arch = arch, .half = DType::kBf16});
+  cases.push_back({Device::kCuda, {}, arch, DType::kBf16, cublas});
 #endif
 }
 
@@ -46,7 +46,8 @@ void AddGpus(std::vector<BackendCase>& cases) {
 std::string BackendCase::name() const {
   if (cpu()) return std::string(NameOf(path));
   const std::string of_arch = arch == 0 ? "" : absl::StrCat("_sm", arch);
-  return absl::StrCat(emulated() ? "emulated" : "cuda", of_arch, "_", NameOf(half));
+  return absl::StrCat(emulated() ? "emulated" : "cuda", of_arch, "_", NameOf(half),
+                      cublas ? "_cublas" : "");
 }
 
 std::vector<BackendCase> AllBackendCases() {
@@ -67,9 +68,16 @@ std::vector<BackendCase> BestBackendCases() {
   return cases;
 }
 
+std::vector<BackendCase> CublasBackendCases() {
+  std::vector<BackendCase> cases;
+  AddGpus(cases, /*cublas=*/true);
+  return cases;
+}
+
 std::unique_ptr<Backend> MakeBackend(const BackendCase& which, int threads) {
   absl::StatusOr<std::unique_ptr<Backend>> backend = absl::InternalError("not linked");
-  const CudaOptions options{.half = which.half, .force_arch = which.arch};
+  const CudaOptions options{
+      .half = which.half, .force_arch = which.arch, .deterministic = !which.cublas};
   if (which.cpu()) backend = MakeCpuBackend({threads, which.path});
   if (which.emulated()) backend = cuda_emulated::MakeCudaBackend(options);
 #if defined(TUPPENCE_WITH_CUDA)

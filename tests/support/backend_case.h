@@ -22,6 +22,7 @@ struct BackendCase {
   KernelPath path = KernelPath::kAuto;  // CPU only
   int arch = 0;                         // the others; 0: the device's own
   DType half = DType::kF32;             // the type that matmuls take
+  bool cublas = false;                  // --deterministic=off
 
   bool cpu() const { return device == Device::kCpu; }
   bool plain() const { return cpu() && path == KernelPath::kPlain; }
@@ -32,6 +33,9 @@ struct BackendCase {
 std::vector<BackendCase> AllBackendCases();
 // One on the CPU, on the path that is best here; and the emulated and real GPUs.
 std::vector<BackendCase> BestBackendCases();
+
+// --deterministic=off, on the emulated GPU and on the GPU where there is one.
+std::vector<BackendCase> CublasBackendCases();
 
 // Dies with the reason where it cannot be made. `threads` is for the CPU.
 std::unique_ptr<Backend> MakeBackend(const BackendCase& which, int threads = 2);

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -45,9 +46,11 @@ class FakeExecutor : public StepExecutor {
   void Launch(const BlockWork& blocks, const Batch& batch,
               std::span<const SamplingRow> sampling) override;
   absl::Status Wait(std::span<SampledToken> tokens) override;
+  std::optional<double> watts() const override { return power; }
 
   // Faults to inject.
-  absl::Status fail_with;  // the next Wait returns it
+  absl::Status fail_with;       // the next Wait returns it
+  std::optional<double> power;  // what the device takes
   // A row for which it says true comes out as not finite.
   std::function<bool(const SamplingRow&)> not_finite;
   // Called at the end of each Launch, to look at what came.
