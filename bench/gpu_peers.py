@@ -8,7 +8,7 @@ weights that mean nothing. One JSON object a line; bench/gpu_report.py makes a t
 import json
 import time
 
-HEADS, HEAD_DIM, CONTEXT, PROMPT, NEW_TOKENS = 32, 96, 1024, 2048, 64
+HEADS, HEAD_DIM, CONTEXT, PROMPT, NEW_TOKENS = 32, 96, 1024, 2048, 16
 BATCHES = (1, 8, 32, 128)
 
 
