@@ -69,6 +69,7 @@ class Bench {
       Attention(kv, 1, sizes_.prompt, sizes_.prompt, Phase::kPrefill);
     }
     Norms();
+    for (const int32_t sequences : sizes_.sequences) BeginAndEnd(sequences);
   }
 
   // The other yardstick: a backend that multiplies by cuBLAS. 4,096 rows are enough for its rate.
@@ -179,7 +180,10 @@ class Bench {
     std::vector<Phase> phases(sequences, phase);
     std::iota(tables.begin(), tables.end(), 0);
     for (int32_t s = 0; s < sequences; ++s) {
-      for (int32_t t = context - tokens; t < context; ++t) positions.push_back(t);
+      for (int32_t t = context - tokens; t < context; ++t) {
+        slots[positions.size()] = s * blocks * 16 + t;
+        positions.push_back(t);
+      }
       starts.push_back((s + 1) * tokens);
     }
     const Batch batch = {ids, positions, regimes, slots, starts, phases, tables, blocks, none};
@@ -198,6 +202,13 @@ class Bench {
     const Tensor attended(out->data(), half_, {rows, heads * dim});
     const Batch& uploaded = backend_.Upload(batch, {});
     const AttentionShape shape = {heads, heads, dim, 0.1f, 0};
+    const std::unique_ptr<Buffer> turns = Take(rows * dim * 4);
+    const Tensor angles(turns->data(), DType::kF32, {rows, dim});
+    // q and k in and out, v in; K and V out.
+    const double moved =
+        static_cast<double>(rows * heads * dim) * (5 * 4 + 2.0 * static_cast<double>(BytesOf(kv)));
+    Measure(absl::StrCat("rope and store ", NameOf(kv)), absl::StrCat(rows, " rows"), {moved},
+            [&](int) { backend_.RopeStore(in, angles, shape, uploaded, layer); });
     const double kv_bytes = 2.0 * sequences * context * heads *
                             (static_cast<double>(dim) * static_cast<double>(BytesOf(kv)) + 2);
     const double pairs = phase == Phase::kDecode ? static_cast<double>(sequences) * context
@@ -206,6 +217,55 @@ class Bench {
         absl::StrCat("attention ", phase == Phase::kDecode ? "decode " : "prefill ", NameOf(kv)),
         absl::StrCat(sequences, " x ", context), {kv_bytes, 4 * pairs * heads * dim},
         [&](int) { backend_.Attention(in, shape, uploaded, layer, attended); });
+  }
+
+  // What a step of single tokens begins and ends with.
+  void BeginAndEnd(int32_t sequences) {
+    const int64_t hidden = sizes_.hidden, vocab = sizes_.vocab, dim = sizes_.head_dim;
+    const std::string shape = absl::StrCat(sequences, " rows");
+    std::vector<int32_t> ids(sequences), none(sequences), starts(sequences + 1);
+    std::iota(ids.begin(), ids.end(), 0);
+    std::iota(starts.begin(), starts.end(), 0);
+    const std::vector<RopeRegime> regimes(sequences, RopeRegime::kShort);
+    const std::vector<Phase> phases(sequences, Phase::kDecode);
+    std::vector<SamplingRow> rows(sequences);
+    const std::vector<uint64_t> mapped((vocab + 63) / 64, ~uint64_t{0});
+    std::vector<SampledToken> sampled(sequences);
+    for (int32_t i = 0; i < sequences; ++i) rows[i].logit_row = i;
+
+    const WeightType type = half_ == DType::kF16 ? WeightType::kF16 : WeightType::kBf16;
+    const std::unique_ptr<Matrix> table =
+        *backend_.NewMatrix({vocab, hidden, {type, 0}, RowPairing::kNone});
+    const std::unique_ptr<Buffer> wide = Take(sequences * hidden * 4),
+                                  narrow = Take(sequences * hidden * 2),
+                                  picked = Take(sequences * hidden * 2),
+                                  turns = Take(sequences * dim * 4), frequencies = Take(dim * 4),
+                                  logits = Take(sequences * vocab * 4);
+    const Tensor embedded(wide->data(), DType::kF32, {sequences, hidden});
+    const Tensor angles(turns->data(), DType::kF32, {sequences, dim});
+    const Tensor of_rope(frequencies->data(), DType::kF32, {2, dim / 2});
+    const float factors[2] = {1, 1};
+    const double row_bytes = static_cast<double>(sequences * hidden);
+    const auto upload = [&]() -> const Batch& {
+      const Batch batch = {ids, ids, regimes, none, starts, phases, none, 1, ids};
+      return backend_.Upload(batch, {rows, mapped});
+    };
+    const Batch& batch = upload();
+    Measure("embed", shape, {row_bytes * 6}, [&](int) { backend_.Embed(*table, batch, embedded); });
+    Measure("rope angles", shape, {static_cast<double>(sequences * dim * 4)},
+            [&](int) { backend_.RopeAngles(batch, of_rope, factors, angles); });
+    Measure("select rows", shape, {row_bytes * 4}, [&](int) {
+      backend_.SelectRows(Tensor(narrow->data(), half_, {sequences, hidden}), batch,
+                          Tensor(picked->data(), half_, {sequences, hidden}));
+    });
+    const Tensor scores(logits->data(), DType::kF32, {sequences, vocab});
+    const double logit_bytes = static_cast<double>(sequences * vocab * 4);
+    Measure("sampling, greedy", shape, {logit_bytes},
+            [&](int) { backend_.Sample(scores, sampled); });
+    for (SamplingRow& row : rows) row.temperature = 0.8f, row.top_p = 0.95f, row.top_k = 40;
+    upload();
+    Measure("sampling, top-k and top-p", shape, {logit_bytes},
+            [&](int) { backend_.Sample(scores, sampled); });
   }
 
   void Norms() {
