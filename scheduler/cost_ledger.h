@@ -67,7 +67,7 @@ struct StepCharge {
 
 // How a request ended, as far as the books care.
 struct Closing {
-  bool written_off = false;  // by our own fault: priced at nothing
+  bool written_off = false;  // by our own fault, or made again: priced at nothing
   bool lost = false;         // its row cannot be stored
 };
 

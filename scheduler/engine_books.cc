@@ -47,6 +47,7 @@ void Engine::Record(const ActiveRequest& request, RequestEnd end, FinishReason r
   row.unrecorded = closing.lost;
   row.unrecorded_ns = request.charges.unrecorded_ns;
   row.kv_block_seconds = static_cast<double>(request.kv_block_ns) * 1e-9;
+  row.key = request.request.key;
   ended.end = std::move(end);
   ended.stream = request.request.stream;
   ended.deadline_ns = request.request.deadline_ns;

@@ -337,12 +337,14 @@ void Engine::EndRequest(ActiveRequest* request, FinishReason reason, absl::Statu
   const int64_t end_ns = std::max(step_begin_ns_, ledger_.last_cut_ns());
   scheduler_.Remove(request, tainted);
   request->CountBlocks(end_ns, options_.block_tokens);
-  const Closing closing = {.written_off = reason == FinishReason::kError,
-                           .lost = records_ != nullptr && Unrecorded()};
+  const Closing closing = {
+      .written_off = reason == FinishReason::kError || !request->request.replay_of.empty(),
+      .lost = records_ != nullptr && Unrecorded()};
   ledger_.Close(request->charges, closing);
   end.status = std::move(status);
   end.usage = request->UsageAt(end_ns);
   end.cost = ledger_.CostOf(request->charges, closing.written_off);
+  end.cost.replay_of = request->request.replay_of;
   if (records_ != nullptr) {
     Record(*request, std::move(end), reason, closing);
   } else {

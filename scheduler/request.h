@@ -21,6 +21,13 @@ class AdmissionHold;
 
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
+// By what its caller may ask for an answer again (service/answer_keys); kept with its row.
+struct AnswerKey {
+  std::string name;            // the tenant's own
+  std::string request_sha256;  // of what was asked
+  uint64_t seed = 0;           // it was answered with
+};
+
 struct Request {
   std::string id;         // made by the server, unique
   std::string caller_id;  // the caller's x-request-id, "" without
@@ -39,6 +46,9 @@ struct Request {
   int64_t received_ns = 0;  // monotonic
   int64_t deadline_ns = kNever;             // monotonic
   std::optional<int64_t> max_cost_nanousd;  // it ends before a step that would cost more than this
+  std::shared_ptr<const AnswerKey> key;     // null: it has none
+  // The request whose answer this makes again, "" as a rule: its time is booked, at no price.
+  std::string replay_of = {};
   std::shared_ptr<TokenStream> stream;
   std::shared_ptr<AdmissionHold>
       hold;  // the slot and prompt tokens reserved; given back at the end
@@ -82,11 +92,12 @@ struct Cost {
   int64_t cost_nanousd = 0;  // machine_ns at the rate card, rounded to nearest
   std::string rate_card_id;  // "" when no rate is known
   bool unrecorded = false;   // told while the usage store could not be written
-  bool written_off = false;  // it failed by our own fault, and costs nothing
+  bool written_off = false;  // by our own fault, or made again: it costs nothing
   // What the reference price would have asked for the same tokens.
   bool has_reference = false;
   int64_t reference_nanousd = 0;
   std::string reference_id = {};
+  std::string replay_of = {};  // the request that bears the cost of this answer; "": itself
 };
 
 // The end of a request: the last thing a stream carries.

@@ -34,10 +34,11 @@ struct RequestRow {
   absl::StatusCode code = absl::StatusCode::kOk;
   Usage usage;
   Cost cost;
-  bool written_off = false;     // ended by our own fault: booked, priced at nothing
+  bool written_off = false;     // our own fault, or made again: booked, priced at nothing
   bool unrecorded = false;      // ended while no row could be stored: it never is
   int64_t unrecorded_ns = 0;    // of cost.machine_ns, booked to the unrecorded account
   double kv_block_seconds = 0;  // residency, unpriced
+  std::shared_ptr<const AnswerKey> key = nullptr;  // null: it has none
 };
 
 // A row, and the call that waits for it: End(end) once the row is durable.

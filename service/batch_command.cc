@@ -20,6 +20,7 @@
 #include "service/batch_output.h"
 #include "service/batch_runner.h"
 #include "service/batch_totals.h"
+#include "service/client_asker.h"
 #include "service/client_flags.h"
 #include "service/local_service.h"
 #include "service/rate_source.h"
@@ -121,11 +122,12 @@ absl::StatusOr<Service> Connect(const BatchOptions& options) {
 }
 
 // Whether there is somebody to ask: a wrong address is heard of at once.
-absl::Status CheckIsThere(const Service& service) {
+absl::StatusOr<v1::GetModelResponse> AskModel(const Service& service) {
   const absl::StatusOr<std::unique_ptr<Client>> client = service.make_client();
   if (!client.ok()) return client.status();
   v1::GetModelResponse model;
-  return (*client)->GetModel(&model);
+  if (absl::Status there = (*client)->GetModel(&model); !there.ok()) return there;
+  return model;
 }
 
 absl::StatusOr<BatchRunOptions> RunOptionsOf(const BatchOptions& options) {
@@ -169,12 +171,20 @@ absl::Status AskTheRest(const BatchOptions& options, int64_t lines,
                         BatchOutput* output, BatchTotals* totals) {
   const absl::StatusOr<Service> service = Connect(options);
   if (!service.ok()) return service.status();
-  if (absl::Status there = CheckIsThere(*service); !there.ok()) return there;
-  const absl::StatusOr<BatchRunOptions> run = RunOptionsOf(options);
+  const absl::StatusOr<v1::GetModelResponse> model = AskModel(*service);
+  if (!model.ok()) return model.status();
+  absl::StatusOr<BatchRunOptions> run = RunOptionsOf(options);
   if (!run.ok()) return run.status();
+  run->job_id = output->job_id();
   auto input = BatchInput::Open(options.input);
   if (!input.ok()) return input.status();
-  BatchRunner runner(*run, service->make_client, output, totals);
+  const auto make_asker = [&]() -> absl::StatusOr<std::unique_ptr<BatchAsker>> {
+    absl::StatusOr<std::unique_ptr<Client>> client = service->make_client();
+    if (!client.ok()) return client.status();
+    return std::make_unique<ClientAsker>(*std::move(client), model->arithmetic_id());
+  };
+  const auto append = [output](const std::string& line, bool) { return output->Append(line); };
+  BatchRunner runner(*run, make_asker, append, totals);
   const ProgressShow show(*totals, lines);
   interrupt->Watch(&runner);
   absl::Status status = runner.Run(&*input, std::move(done));

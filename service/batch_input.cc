@@ -71,7 +71,8 @@ absl::StatusOr<std::string> CustomIdOf(const BatchLine& line) {
   return text;
 }
 
-absl::StatusOr<BatchCount> CheckBatchInput(const std::string& path) {
+absl::StatusOr<BatchCount> CheckBatchInput(const std::string& path, const BatchCheck& check) {
+  const std::string& name = check.name.empty() ? path : check.name;
   absl::StatusOr<BatchInput> input = BatchInput::Open(path);
   if (!input.ok()) return input.status();
   BatchCount count;
@@ -82,8 +83,8 @@ absl::StatusOr<BatchCount> CheckBatchInput(const std::string& path) {
     if (found++ < kProblemsShownMax) absl::StrAppend(&problems, "\n  line ", number, " ", what);
   };
   while (const std::optional<BatchLine> line = input->Next()) {
-    if (++count.lines > kBatchLinesMax) {
-      return absl::InvalidArgumentError(absl::StrCat(path, ": has more than ", kBatchLinesMax,
+    if (++count.lines > check.lines_max) {
+      return absl::InvalidArgumentError(absl::StrCat(name, ": has more than ", check.lines_max,
                                                      " lines; split it into several batches"));
     }
     absl::StatusOr<std::string> id = CustomIdOf(*line);
@@ -100,7 +101,7 @@ absl::StatusOr<BatchCount> CheckBatchInput(const std::string& path) {
   if (!input->status().ok()) return input->status();
   if (count.lines == 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat(path,
+        absl::StrCat(name,
                      ": has no lines; each is a request as {\"custom_id\": \"1\", \"method\": "
                      "\"POST\", \"url\": \"/v1/chat/completions\", \"body\": {...}}"));
   }
@@ -109,7 +110,7 @@ absl::StatusOr<BatchCount> CheckBatchInput(const std::string& path) {
     absl::StrAppend(&problems, "\n  and ", found - kProblemsShownMax, " more");
   }
   return absl::InvalidArgumentError(
-      absl::StrCat(path,
+      absl::StrCat(name,
                    ": each line needs a custom_id of its own, by which its answer is found "
                    "again; nothing was asked:",
                    problems));

@@ -1,5 +1,6 @@
 // BatchInput: a batch's file, one request a line, as it lies on disk: read a line at a time, so
-// that its size bounds no memory. Used by batch_command.
+// that its size bounds no memory. Used by batch_command,
+// http_upload and batch_jobs.
 //
 // Lines end in LF or CRLF, the last one may have no end; a byte order mark is passed over and so
 // are blank lines. A line longer than kBatchLineBytesMax is passed over too and stands as one that
@@ -55,6 +56,10 @@ absl::StatusOr<std::string> CustomIdOf(const BatchLine& line);
 struct BatchCount {
   int64_t lines = 0;  // that are not blank
 };
-absl::StatusOr<BatchCount> CheckBatchInput(const std::string& path);
+struct BatchCheck {
+  int64_t lines_max = kBatchLinesMax;
+  std::string name = {};  // of the file in messages; "": its path
+};
+absl::StatusOr<BatchCount> CheckBatchInput(const std::string& path, const BatchCheck& check = {});
 
 }  // namespace tuppence

@@ -12,8 +12,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "service/batch_input.h"
+#include "service/generation.h"
+#include "service/openai_answer.h"
 #include "service/reference_price.h"
-#include "tuppence/v1/tuppence.pb.h"
+#include "service/service_parts.h"
 
 namespace tuppence {
 
@@ -23,52 +25,55 @@ struct BatchAsk {
   bool shows_logprobs = false;  // the body asks for them; the mean comes with every answer
   std::optional<std::string> expected;
   std::optional<std::string> reference_answer;
-  v1::GenerateRequest request;
+  GenerationAsk ask;
 };
 
 // INVALID_ARGUMENT where the line cannot be asked: no JSON, another method or url, a stream, a body
 // with wrong fields. Always of priority class batch.
-absl::StatusOr<BatchAsk> ReadBatchLine(const BatchLine& line);
+struct BatchReading {
+  CallLimits limits = {};
+  std::string url = {};  // that every line must have; "": either
+};
+absl::StatusOr<BatchAsk> ReadBatchLine(const BatchLine& line, const BatchReading& reading = {});
 
-// What comes, message by message, until it is a line of the output.
+// What comes, piece by piece, until it is a line of the output.
 class BatchAnswer {
  public:
   explicit BatchAnswer(const BatchAsk& ask);  // which outlives this
 
-  void Add(const v1::GenerateResponse& message);
+  // Whose answer it is. Before anything is added.
+  void Begin(AnswerHead head);
+  void Add(StreamDelta delta);
   // What was used and what it cost; for a last message that was lost: from the books.
-  void SetEnd(const v1::Usage& usage, const v1::Cost& cost);
+  void SetEnd(const Usage& usage, const Cost& cost);
   // Each choice has its finish reason: all of the text is there, though the end may be not.
-  bool complete() const { return finished_ == static_cast<int64_t>(choices_.size()); }
-  bool has_end() const { return cost_.has_value(); }
+  bool complete() const { return finished_ == ask_.ask.sampling.choices; }
+  bool has_end() const { return end_.has_value(); }
   const std::string& request_id() const { return request_id_; }
 
   // The output's line; `id` is unique and carries the input line's number. reference: what the
   // answer's tokens would have cost there, if the service does not say. Requires: complete,
   // has_end.
-  std::string Line(const std::string& id, int64_t created_unix_seconds,
-                   const std::optional<ReferencePrice>& reference) const;
+  std::string Line(const std::string& id, const std::optional<ReferencePrice>& reference) const;
 
  private:
-  struct Choice {
-    std::string text;
-    std::vector<v1::PositionLogprobs> logprobs;
-    v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;
-  };
-
   const BatchAsk& ask_;
   std::string request_id_;
-  std::string model_;
-  std::vector<Choice> choices_;
+  std::optional<AnswerWriter> writer_;
+  std::string text_;  // of the first choice, for what it is compared with
   int64_t finished_ = 0;
-  std::optional<v1::Usage> usage_;
-  std::optional<v1::Cost> cost_;
+  std::optional<RequestEnd> end_;
   double logprob_sum_ = 0;
   int64_t logprobs_ = 0;
 };
 
+// By which a line's answer is found again: unique, and ends in the line's number.
+std::string BatchLineId(const std::string& job_id, int64_t line_number);
+
 // The output's line where there is no answer: `status` says why.
 std::string BatchErrorLine(const std::string& id, const std::string& custom_id,
                            const absl::Status& status);
+// The same where its time was up before it was asked.
+std::string BatchExpiredLine(const std::string& id, const std::string& custom_id);
 
 }  // namespace tuppence

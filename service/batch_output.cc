@@ -64,7 +64,25 @@ absl::StatusOr<std::unique_ptr<BatchOutput>> BatchOutput::Open(
                                                      input_path, "; name another file"));
     }
   }
-  const int file = open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  auto output = OpenFile(path, 0644, "and run the same command again: it goes on where it was");
+  if (!output.ok()) return output;
+  absl::Status status = (*output)->FindJob();
+  if (status.ok()) status = (*output)->ReadDone(done);
+  if (!status.ok()) return status;
+  return output;
+}
+
+absl::StatusOr<std::unique_ptr<BatchOutput>> BatchOutput::Resume(
+    const std::string& path, const std::function<void(const nlohmann::json& line)>& done) {
+  auto output = OpenFile(path, 0600, "and it goes on where it was");
+  if (!output.ok()) return output;
+  if (absl::Status status = (*output)->ReadDone(done); !status.ok()) return status;
+  return output;
+}
+
+absl::StatusOr<std::unique_ptr<BatchOutput>> BatchOutput::OpenFile(const std::string& path,
+                                                                   int mode, const char* way_on) {
+  const int file = open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, mode);
   struct stat what = {};
   if (file < 0 || fstat(file, &what) != 0 || !S_ISREG(what.st_mode)) {
     const std::string why = file < 0 ? std::strerror(errno) : "it is no regular file";
@@ -72,14 +90,11 @@ absl::StatusOr<std::unique_ptr<BatchOutput>> BatchOutput::Open(
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": cannot be written (", why, "); name a file in a folder of yours"));
   }
-  std::unique_ptr<BatchOutput> output(new BatchOutput(path, file));
+  std::unique_ptr<BatchOutput> output(new BatchOutput(path, file, way_on));
   if (flock(file, LOCK_EX | LOCK_NB) != 0) {
     return absl::FailedPreconditionError(
         absl::StrCat(path, ": another batch is at work on it; wait for it, or name another file"));
   }
-  absl::Status status = output->FindJob();
-  if (status.ok()) status = output->ReadDone(done);
-  if (!status.ok()) return status;
   return output;
 }
 
@@ -151,8 +166,7 @@ absl::Status BatchOutput::Failure(const char* what) const {
   const int error = errno;
   return absl::UnavailableError(
       absl::StrCat(path_, ": ", what, " failed: ", std::strerror(error), "; the job pauses. ",
-                   error == ENOSPC ? "Free some space" : "Mend that",
-                   " and run the same command again: it goes on where it was"));
+                   error == ENOSPC ? "Free some space " : "Mend that ", way_on_));
 }
 
 }  // namespace tuppence

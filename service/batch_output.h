@@ -1,7 +1,8 @@
 // BatchOutput: a batch's answers, one line each, that a kill at any moment leaves whole: a line is
 // written in one piece and synced before it counts; what a kill tore off at the end is taken away
 // at the next start. Beside PATH lies PATH.job with the job's id, by which requests are named, so
-// that a run that goes on can tell its own. Used by batch_command. Append: any thread.
+// that a run that goes on can tell its own. Used by batch_command
+// and batch_jobs. Append: any thread.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +28,10 @@ class BatchOutput {
   static absl::StatusOr<std::unique_ptr<BatchOutput>> Open(
       const std::string& path, const std::string& input_path,
       const std::function<void(const nlohmann::json& line)>& done);
+  // The same of a file that is this program's alone, as its store says: it needs no file beside it,
+  // and job_id() is "".
+  static absl::StatusOr<std::unique_ptr<BatchOutput>> Resume(
+      const std::string& path, const std::function<void(const nlohmann::json& line)>& done);
   ~BatchOutput();
 
   BatchOutput(const BatchOutput&) = delete;
@@ -40,7 +45,10 @@ class BatchOutput {
   absl::Status Append(const std::string& line);
 
  private:
-  BatchOutput(std::string path, int file) : path_(std::move(path)), file_(file) {}
+  BatchOutput(std::string path, int file, const char* way_on)
+      : path_(std::move(path)), file_(file), way_on_(way_on) {}
+  static absl::StatusOr<std::unique_ptr<BatchOutput>> OpenFile(const std::string& path, int mode,
+                                                               const char* way_on);
 
   absl::Status FindJob();
   absl::Status ReadDone(const std::function<void(const nlohmann::json& line)>& done);
@@ -48,6 +56,7 @@ class BatchOutput {
 
   const std::string path_;
   const int file_;
+  const char* const way_on_;  // after a failure, for whoever reads of it
   std::string job_id_;
   absl::Mutex mutex_;
   int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of whole lines

@@ -28,10 +28,12 @@ bool MayBeAnsweredLater(const absl::Status& status) {
 
 }  // namespace
 
-BatchRunner::BatchRunner(const BatchRunOptions& options,
-                         std::function<absl::StatusOr<std::unique_ptr<Client>>()> make_client,
-                         BatchOutput* output, BatchTotals* totals)
-    : options_(options), make_client_(std::move(make_client)), output_(output), totals_(totals) {}
+BatchRunner::BatchRunner(const BatchRunOptions& options, MakeAsker make_asker, Append append,
+                         BatchTotals* totals)
+    : options_(options),
+      make_asker_(std::move(make_asker)),
+      append_(std::move(append)),
+      totals_(totals) {}
 
 std::string BatchRunner::KeyOf(const std::string& custom_id, int64_t line_number) {
   // No custom_id is empty, so that the two never meet.
@@ -55,14 +57,14 @@ absl::Status BatchRunner::Run(BatchInput* input, absl::flat_hash_set<std::string
     done_ = std::move(done);
     last_answer_ = absl::Now();
   }
-  std::vector<std::unique_ptr<Client>> clients;
+  std::vector<std::unique_ptr<BatchAsker>> askers;
   for (int i = 0; i < options_.concurrency; ++i) {
-    absl::StatusOr<std::unique_ptr<Client>> client = make_client_();
-    if (!client.ok()) return client.status();
-    clients.push_back(*std::move(client));
+    absl::StatusOr<std::unique_ptr<BatchAsker>> asker = make_asker_();
+    if (!asker.ok()) return asker.status();
+    askers.push_back(*std::move(asker));
   }
   std::vector<std::thread> workers;
-  for (const auto& client : clients) workers.emplace_back([&] { Work(client.get()); });
+  for (const auto& asker : askers) workers.emplace_back([&] { Work(asker.get()); });
   for (std::thread& worker : workers) worker.join();
   absl::MutexLock lock(&mutex_);
   return paused_.ok() ? input->status() : paused_;
@@ -77,6 +79,11 @@ void BatchRunner::Pause(const absl::Status& status) {
   paused_.Update(status);
 }
 
+absl::Status BatchRunner::paused() const {
+  absl::MutexLock lock(&mutex_);
+  return paused_;
+}
+
 std::optional<BatchLine> BatchRunner::NextLine() {
   absl::MutexLock lock(&mutex_);
   while (paused_.ok()) {
@@ -88,58 +95,61 @@ std::optional<BatchLine> BatchRunner::NextLine() {
   return std::nullopt;
 }
 
-void BatchRunner::Work(Client* client) {
+void BatchRunner::Work(BatchAsker* asker) {
   while (const std::optional<BatchLine> line = NextLine()) {
-    absl::StatusOr<std::string> text = Answer(*line, client);
-    absl::Status status = text.status();
-    if (status.ok()) status = output_->Append(*text);
+    const absl::StatusOr<Written> written = Answer(*line, asker);
+    absl::Status status = written.status();
+    if (status.ok()) status = append_(written->line, written->answered);
     if (!status.ok()) {
       Pause(status);
       return;
     }
-    totals_->Add(nlohmann::json::parse(*text));
+    totals_->Add(nlohmann::json::parse(written->line));
     absl::MutexLock lock(&mutex_);
     last_answer_ = absl::Now();
   }
 }
 
-absl::StatusOr<std::string> BatchRunner::Answer(const BatchLine& line, Client* client) {
-  const std::string name = absl::StrCat("batch-", output_->job_id(), "-", line.number);
-  const std::string id = absl::StrCat("batch_req_", output_->job_id(), "_", line.number);
+absl::StatusOr<BatchRunner::Written> BatchRunner::Answer(const BatchLine& line, BatchAsker* asker) {
+  const std::string name = absl::StrCat("batch-", options_.job_id, "-", line.number);
+  const std::string id = BatchLineId(options_.job_id, line.number);
   const std::string custom_id = CustomIdOf(line).value_or("");
-  const absl::StatusOr<BatchAsk> ask = ReadBatchLine(line);
-  if (!ask.ok()) return BatchErrorLine(id, custom_id, ask.status());
+  const absl::StatusOr<BatchAsk> ask = ReadBatchLine(line, options_.reading);
+  if (!ask.ok()) return Written{BatchErrorLine(id, custom_id, ask.status())};
   for (int tries = 0;; ++tries) {
     BatchAnswer answer(*ask);
-    const absl::Status status = Ask(*ask, name, client, &answer);
-    if (status.ok()) return answer.Line(id, absl::ToUnixSeconds(absl::Now()), options_.reference);
-    if (!MayBeAnsweredLater(status)) return BatchErrorLine(id, custom_id, status);
+    const absl::Status status = Ask(*ask, name, asker, &answer);
+    if (status.ok()) return Written{answer.Line(id, options_.reference), true};
+    if (!MayBeAnsweredLater(status)) {
+      // What ran out of time when the whole job did is not this line's failure.
+      if (absl::IsDeadlineExceeded(status) && !paused().ok()) return paused();
+      return Written{BatchErrorLine(id, custom_id, status)};
+    }
     absl::Status waited = WaitToTryAgain(status, tries);
     if (!waited.ok()) return waited;
   }
 }
 
-absl::Status BatchRunner::Ask(const BatchAsk& ask, const std::string& name, Client* client,
+absl::Status BatchRunner::Ask(const BatchAsk& ask, const std::string& name, BatchAsker* asker,
                               BatchAnswer* answer) {
-  const absl::Status status = client->Generate(
-      ask.request, [&](const v1::GenerateResponse& message) { answer->Add(message); }, name);
+  const absl::Status status = asker->Ask(ask, name, answer);
   if (status.ok() && (!answer->complete() || !answer->has_end())) {
     return absl::InternalError("the service ended the answer without its last message");
   }
   if (status.code() == absl::StatusCode::kUnavailable && answer->complete()) {
-    return FindEnd(status, name, client, answer);
+    return FindEnd(status, name, asker, answer);
   }
   return status;
 }
 
-absl::Status BatchRunner::FindEnd(const absl::Status& why, const std::string& name, Client* client,
-                                  BatchAnswer* answer) {
+absl::Status BatchRunner::FindEnd(const absl::Status& why, const std::string& name,
+                                  BatchAsker* asker, BatchAnswer* answer) {
   for (int tries = 0;; ++tries) {
-    v1::GetUsageResponse usage;
-    const absl::Status found = client->GetUsage(name, &usage);
-    if (found.ok() && !usage.open()) {
-      if (usage.request_id() != answer->request_id() || usage.code() != 0) return why;
-      answer->SetEnd(usage.usage(), usage.cost());
+    BookedAnswer booked;
+    const absl::Status found = asker->FindBooked(name, &booked);
+    if (found.ok() && !booked.open) {
+      if (booked.request_id != answer->request_id() || booked.code != 0) return why;
+      answer->SetEnd(booked.usage, booked.cost);
       return absl::OkStatus();
     }
     if (!found.ok() && found.code() != absl::StatusCode::kUnavailable) return why;

@@ -7,8 +7,8 @@
 // in the books once. Where the service dies behind the last token, the request is looked up in the
 // books by its name (x-request-id: the job's id and the line's number) before it is asked again.
 // What a kill of this program leaves between the last token and the disk, at most one answer for
-// each line in progress, is asked again: the books then have both, under the one name. Used by
-// batch_command.
+// each line in progress, is asked again: of another service the books then have both, under the one
+// name; of this one the second is a replay. Used by batch_command and batch_jobs.
 #pragma once
 
 #include <cstdint>
@@ -22,27 +22,31 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "service/batch_asker.h"
 #include "service/batch_input.h"
 #include "service/batch_line.h"
-#include "service/batch_output.h"
 #include "service/batch_totals.h"
-#include "service/client.h"
 #include "service/reference_price.h"
 
 namespace tuppence {
 
 struct BatchRunOptions {
+  std::string job_id;  // by which requests are named
   int concurrency = 32;
   double patience_seconds = 300;            // without any answer; then the job pauses
   std::optional<ReferencePrice> reference;  // where the service has none
+  BatchReading reading;
 };
 
 class BatchRunner {
  public:
-  // make_client: one for each line in progress. All but the options outlive this.
-  BatchRunner(const BatchRunOptions& options,
-              std::function<absl::StatusOr<std::unique_ptr<Client>>()> make_client,
-              BatchOutput* output, BatchTotals* totals);
+  using MakeAsker = std::function<absl::StatusOr<std::unique_ptr<BatchAsker>>()>;
+  // Brings a line to the disk; any thread. answered: otherwise it says why there is no answer.
+  using Append = std::function<absl::Status(const std::string& line, bool answered)>;
+
+  // make_asker: one for each line in progress. `totals` outlives this.
+  BatchRunner(const BatchRunOptions& options, MakeAsker make_asker, Append append,
+              BatchTotals* totals);
 
   // Asks every line of `input` whose key is not in `done`. OK once all have their answer or error
   // in the output. CANCELLED after Stop; otherwise why the job pauses.
@@ -56,25 +60,31 @@ class BatchRunner {
   static std::string KeyOfAnswer(const nlohmann::json& line);
 
  private:
-  void Work(Client* client);
+  struct Written {
+    std::string line;
+    bool answered = false;
+  };
+
+  void Work(BatchAsker* asker);
   std::optional<BatchLine> NextLine();
   // The output's line; an error where the job pauses.
-  absl::StatusOr<std::string> Answer(const BatchLine& line, Client* client);
-  absl::Status Ask(const BatchAsk& ask, const std::string& name, Client* client,
+  absl::StatusOr<Written> Answer(const BatchLine& line, BatchAsker* asker);
+  absl::Status Ask(const BatchAsk& ask, const std::string& name, BatchAsker* asker,
                    BatchAnswer* answer);
   // All of the answer came, but not that it was booked: OK where the books have it.
-  absl::Status FindEnd(const absl::Status& why, const std::string& name, Client* client,
+  absl::Status FindEnd(const absl::Status& why, const std::string& name, BatchAsker* asker,
                        BatchAnswer* answer);
   // Waits before another try. An error where it is time to give up.
   absl::Status WaitToTryAgain(const absl::Status& why, int tries);
   void Pause(const absl::Status& status);
+  absl::Status paused() const;
 
   const BatchRunOptions options_;
-  const std::function<absl::StatusOr<std::unique_ptr<Client>>()> make_client_;
-  BatchOutput* const output_;
+  const MakeAsker make_asker_;
+  const Append append_;
   BatchTotals* const totals_;
 
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
   BatchInput* input_ ABSL_GUARDED_BY(mutex_) = nullptr;
   absl::flat_hash_set<std::string> done_ ABSL_GUARDED_BY(mutex_);
   absl::Status paused_ ABSL_GUARDED_BY(mutex_);

@@ -86,6 +86,13 @@ absl::Status ReadIdentity(const IdentityFields& fields, const ServiceParts& part
       identity->caller_request_id = caller_request_id.value;
     }
   }
+  if (fields.idempotency_key.count > 0) {
+    if (const std::string fault = Fault(fields.idempotency_key); !fault.empty()) {
+      violations.push_back({kIdempotencyKey, fault});
+    } else {
+      identity->idempotency_key = fields.idempotency_key.value;
+    }
+  }
   if (parts.keys == nullptr && !tenant_header.empty() && tenant.count > 0) {
     if (const std::string fault = Fault(tenant); !fault.empty()) {
       violations.push_back({tenant_header, fault});

@@ -15,13 +15,16 @@ inline constexpr char kRequestIdKey[] = "tuppence-request-id";
 inline constexpr char kCallerRequestIdKey[] = "x-request-id";
 inline constexpr char kAuthorizationKey[] = "authorization";
 inline constexpr char kTraceparentKey[] = "traceparent";
+inline constexpr char kIdempotencyKey[] = "idempotency-key";
+inline constexpr char kReplayedKey[] = "idempotent-replayed";
 inline constexpr char kUnknownTenant[] = "unknown";
 
 struct CallIdentity {
   std::string request_id;         // made here, unique; set even where reading fails
   std::string caller_request_id;  // "" where the caller sent none
   std::string tenant = kUnknownTenant;
-  std::string traceparent;  // W3C Trace Context, "" where none came or it was malformed
+  std::string idempotency_key;  // "" where the caller sent none
+  std::string traceparent;      // W3C Trace Context, "" where none came or it was malformed
 };
 
 // One value of a metadata key, or how often it came where that is not once.
@@ -39,11 +42,12 @@ struct IdentityFields {
   MetadataValue tenant;  // of the tenant header
   MetadataValue caller_request_id;
   MetadataValue traceparent;
+  MetadataValue idempotency_key;
 };
 
 // Fills *identity. The tenant is whose key the caller shows, where keys are needed; otherwise what
 // the tenant header says, where one is configured. UNAUTHENTICATED: no valid key. INVALID_ARGUMENT
-// where an id or tenant came twice or is not 1 to 128 printable ASCII characters.
+// where an id, key or tenant came twice or is not 1 to 128 printable ASCII characters.
 absl::Status ReadIdentity(const IdentityFields& fields, const ServiceParts& parts,
                           CallIdentity* identity);
 

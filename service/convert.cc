@@ -323,6 +323,7 @@ void ToProto(const Cost& cost, v1::Cost* proto) {
   proto->set_rate_card_id(cost.rate_card_id);
   proto->set_unrecorded(cost.unrecorded);
   proto->set_written_off(cost.written_off);
+  proto->set_replay_of(cost.replay_of);
   if (cost.has_reference) {
     proto->set_reference_nanousd(cost.reference_nanousd);
     proto->set_reference_id(cost.reference_id);

@@ -90,6 +90,10 @@ std::string WhatWasBooked(const StoredRequest& row) {
 
 std::string WhatItCosts(const FoundRequest& found) {
   const StoredRequest& row = found.request;
+  if (row.replay_of.has_value()) {
+    return absl::StrCat("Cost: nothing. It made the answer of request ", *row.replay_of,
+                        " again, whose cost that request bears.\n");
+  }
   if (row.written_off) return "Cost: nothing. It failed by the service's own fault.\n";
   if (!row.cost_nanousd.has_value()) return "Cost: no rate card was in force.\n";
   std::string text = absl::StrCat("Cost: ", FormatUsd(*row.cost_nanousd), " USD, rate card ",

@@ -90,7 +90,8 @@ Json RequestJson(const StoredRequest& row) {
           {"cost_nanousd", OrNull(row.cost_nanousd)},
           {"rate_card_id", OrNull(row.rate_card_id)},
           {"reference_nanousd", OrNull(row.reference_nanousd)},
-          {"reference_id", OrNull(row.reference_id)}};
+          {"reference_id", OrNull(row.reference_id)},
+          {"replay_of", OrNull(row.replay_of)}};
 }
 
 }  // namespace

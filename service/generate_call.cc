@@ -28,7 +28,11 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   // Takes the call on or refuses it; either way a Finish follows.
   void Start(const grpc::ByteBuffer& bytes) {
     absl::Status accepted = Accept(bytes);
-    if (!accepted.ok()) FinishWith(std::move(accepted));
+    if (!accepted.ok()) {
+      FinishWith(std::move(accepted));
+    } else if (generation_.replays_from_memory()) {
+      Pump();
+    }
   }
 
   void OnReady() override { Pump(); }
@@ -144,8 +148,9 @@ void GenerateCall::AddStart(v1::GenerateResponse* response) {
   if (!generation_.identity.caller_request_id.empty()) {
     context_->AddInitialMetadata(kCallerRequestIdKey, generation_.identity.caller_request_id);
   }
+  if (generation_.is_replay()) context_->AddInitialMetadata(kReplayedKey, "true");
   v1::GenerateResponse::Start* start = response->mutable_start();
-  start->set_request_id(generation_.identity.request_id);
+  start->set_request_id(generation_.answer_id());
   start->set_model(parts_.model->name);
   start->set_seed(generation_.seed());
   start->set_prompt_tokens(generation_.prompt_tokens());

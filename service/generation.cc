@@ -88,6 +88,9 @@ absl::Status Generation::Start(GenerationAsk ask, int64_t deadline_ns, StreamRea
   deadline_ns_ = deadline_ns;
   if (absl::Status checked = CheckBeforeWork(ask); !checked.ok()) return checked;
   if (absl::Status agreed = AgreeTerms(ask.priority_class); !agreed.ok()) return agreed;
+  created_utc_ns_ = parts_.clock->UtcNs();
+  if (absl::Status claimed = ClaimKey(&ask); !claimed.ok()) return claimed;
+  if (kept_ != nullptr) return absl::OkStatus();
   absl::StatusOr<std::shared_ptr<AdmissionHold>> hold =
       parts_.admission->Reserve(identity.tenant, PromptTokensBound(ask.prompt, *parts_.model));
   if (!hold.ok()) return hold.status();
@@ -105,6 +108,11 @@ absl::Status Generation::Start(GenerationAsk ask, int64_t deadline_ns, StreamRea
   request.deadline_ns = deadline_ns_;
   request.max_cost_nanousd = ask.max_cost_nanousd;
   seed_ = *request.sampling.seed;
+  request.replay_of = replay_of_;
+  if (has_key_ && !is_replay()) {
+    request.key = std::make_shared<const AnswerKey>(
+        AnswerKey{identity.idempotency_key, request_sha256_, seed_});
+  }
   prompt_tokens_ = static_cast<int32_t>(request.prompt.size());
   stream_ = std::make_shared<TokenStream>(request.sampling.choices, TokenStream::Limits{});
   request.stream = stream_;
@@ -114,6 +122,42 @@ absl::Status Generation::Start(GenerationAsk ask, int64_t deadline_ns, StreamRea
   // From here on the reader may be called; only this status is still ours.
   if (!submitted.ok()) stream_->SetReader(nullptr);
   return submitted;
+}
+
+// Whether the key was answered before: then the answer is in kept_, or is to be made again as it
+// was made first.
+absl::Status Generation::ClaimKey(GenerationAsk* ask) {
+  if (identity.idempotency_key.empty() || parts_.answer_keys == nullptr) return absl::OkStatus();
+  request_sha256_ = RequestSha256(*ask);
+  absl::StatusOr<KeyClaim> claim =
+      parts_.answer_keys->Claim(identity.tenant, identity.idempotency_key, request_sha256_);
+  if (!claim.ok()) return claim.status();
+  kept_ = std::move(claim->kept);
+  has_key_ = kept_ == nullptr;
+  if (kept_ == nullptr && !claim->first.has_value()) return absl::OkStatus();
+  const FirstRequest& first = kept_ != nullptr ? kept_->first : *claim->first;
+  replay_of_ = first.request_id;
+  created_utc_ns_ = first.received_utc_ns;
+  seed_ = first.seed;
+  if (kept_ != nullptr) prompt_tokens_ = kept_->prompt_tokens;
+  ask->sampling.seed = first.seed;
+  ask->max_cost_nanousd.reset();  // it costs nothing, and ended by itself
+  return absl::OkStatus();
+}
+
+// A complete answer is kept for whoever asks again; whatever else it came to leaves the key free.
+void Generation::ReleaseKey(const absl::Status& status, const RequestEnd* end) {
+  if (!has_key_) return;
+  std::shared_ptr<const KeptAnswer> answer;
+  if (status.ok() && end != nullptr) {
+    answer = gatherer_.Finish({.request_id = answer_id(),
+                               .request_sha256 = request_sha256_,
+                               .seed = seed_,
+                               .received_utc_ns = created_utc_ns_},
+                              prompt_tokens_, *end);
+  }
+  parts_.answer_keys->Release(identity.tenant, identity.idempotency_key, std::move(answer),
+                              gatherer_.bytes());
 }
 
 // Everything that needs no token count, so that a bad request costs no work and takes no place.
@@ -177,7 +221,7 @@ absl::Status Generation::Tokenise(GenerationAsk* ask, Request* request) const {
 
 // What the request may need at most; the rest goes back at its end.
 absl::Status Generation::TakeRate(const Request& request) {
-  if (parts_.rates == nullptr) return absl::OkStatus();
+  if (parts_.rates == nullptr || is_replay()) return absl::OkStatus();
   const int64_t tokens = static_cast<int64_t>(request.prompt.size()) +
                          int64_t{request.sampling.max_tokens} * request.sampling.choices;
   absl::Status taken =
@@ -196,7 +240,13 @@ void Generation::Describe(const Request& request) {
 }
 
 bool Generation::Take(StreamDelta* delta) {
+  if (kept_ != nullptr) {
+    if (std::exchange(kept_taken_, true)) return false;
+    *delta = kept_->all;
+    return true;
+  }
   if (!stream_->Take(delta)) return false;
+  if (has_key_) gatherer_.Add(*delta);
   for (const ChoiceDelta& choice : delta->choices) {
     completion_tokens_.fetch_add(static_cast<int64_t>(choice.token_ids.size()));
   }
@@ -207,7 +257,7 @@ bool Generation::Take(StreamDelta* delta) {
 // cancels a call at its deadline, and the books should say which it was.
 void Generation::GiveUp() {
   constexpr int64_t kTimerSlackNs = 2'000'000;
-  if (stream_ == nullptr) return;
+  if (stream_ == nullptr || has_key_) return;
   if (parts_.clock->NowNs() + kTimerSlackNs < deadline_ns_) stream_->Cancel();
 }
 
@@ -226,6 +276,7 @@ void Generation::Close(const absl::Status& status, const RequestEnd* end) {
                      .ended_utc_ns = parts_.clock->UtcNs(),
                      .total_ns = parts_.clock->NowNs() - received_ns_,
                      .end = end});
+  ReleaseKey(status, end);
   // Last: who sees no call left also sees its line in the log and its counts.
   parts_.calls->Remove(call_);
 }

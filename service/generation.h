@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "scheduler/priority_class.h"
 #include "scheduler/token_stream.h"
+#include "service/answer_keys.h"
 #include "service/call_identity.h"
 #include "service/prompt.h"
 #include "service/service_counters.h"
@@ -49,11 +50,13 @@ class Generation {
   // The door fills it before Start.
   CallIdentity identity;
 
-  // Takes the request on or refuses it. Once it is on, `reader` hears until Close.
+  // Takes the request on or refuses it. Once it is on, `reader` hears until Close; but an answer
+  // that is there already (replays_from_memory) can be taken at once, and nobody hears.
   absl::Status Start(GenerationAsk ask, int64_t deadline_ns, StreamReader* reader);
   // What has gathered; false when nothing has. Requires: started.
   bool Take(StreamDelta* delta);
-  // The caller is gone; no effect before Start.
+  // The caller is gone; no effect before Start, and none on a request with an idempotency key,
+  // whose caller will ask again.
   void GiveUp();
   // The last word: counts and logs. Once, whether it was started or not; `end` is null where the
   // engine never had the request. After it the registry and the stream know the call no more.
@@ -61,6 +64,13 @@ class Generation {
 
   // How the tenant stands with its limits of a minute, once Start was called.
   const RateStands& rate_stands() const { return rate_stands_; }
+  // Of an answer that was asked for by its key: of the first request.
+  const std::string& answer_id() const {
+    return replay_of_.empty() ? identity.request_id : replay_of_;
+  }
+  bool is_replay() const { return !replay_of_.empty(); }
+  bool replays_from_memory() const { return kept_ != nullptr; }
+  int64_t created_utc_ns() const { return created_utc_ns_; }
   uint64_t seed() const { return seed_; }
   int32_t prompt_tokens() const { return prompt_tokens_; }
   int64_t completion_tokens() const { return completion_tokens_.load(); }  // any thread
@@ -71,6 +81,8 @@ class Generation {
   absl::Status Tokenise(GenerationAsk* ask, Request* request) const;
   absl::Status TakeRate(const Request& request);
   void Describe(const Request& request);
+  absl::Status ClaimKey(GenerationAsk* ask);
+  void ReleaseKey(const absl::Status& status, const RequestEnd* end);
 
   const ServiceParts& parts_;
   const Method method_;
@@ -85,6 +97,14 @@ class Generation {
   uint64_t seed_ = 0;
   int32_t prompt_tokens_ = 0;
   std::shared_ptr<TokenStream> stream_;  // null until the request is complete
+  int64_t created_utc_ns_ = 0;
+  // Of a request with an idempotency key.
+  bool has_key_ = false;  // it is taken, and to be released
+  std::string request_sha256_;
+  std::string replay_of_;                   // the first request's id
+  std::shared_ptr<const KeptAnswer> kept_;  // the answer, where it is in memory
+  bool kept_taken_ = false;
+  AnswerGatherer gatherer_;
   std::atomic<int64_t> completion_tokens_ = 0;
 };
 

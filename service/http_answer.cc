@@ -42,6 +42,7 @@ class Completion final : public StreamReader, public WatchedCall {
   void AddOwnHeaders(HttpHeaders* headers) const {
     AddIds(generation_.identity, headers);
     AddRates(generation_.rate_stands(), headers);
+    if (generation_.is_replay()) headers->emplace_back(kReplayedKey, "true");
   }
   asio::awaitable<void> Deliver();
   asio::awaitable<void> End(const RequestEnd& end);
@@ -81,19 +82,20 @@ absl::Status Completion::Accept() {
   absl::StatusOr<OpenAiAsk> asked = ReadOpenAi(kind_, request.body(), parts_.limits);
   if (!asked.ok()) return asked.status();
   stream_ = asked->stream;
-  const AnswerHead head = {.kind = kind_,
-                           .request_id = identity->request_id,
-                           .created_unix_seconds = parts_.clock->UtcNs() / 1'000'000'000,
-                           .model = parts_.model,
-                           .stream = stream_,
-                           .include_usage = asked->include_usage,
-                           .token_ids = asked->token_ids};
   // Ids in and out need no tokenizer.
   asked->ask.no_text = asked->token_ids && parts_.model->tokenizer == nullptr;
   const int32_t choices = asked->ask.sampling.choices;
   absl::Status started = generation_.Start(std::move(asked->ask), *deadline_ns, this);
-  if (started.ok()) writer_ = std::make_unique<AnswerWriter>(head, choices);
-  return started;
+  if (!started.ok()) return started;
+  AnswerHead head = HeadOf(*parts_.model);
+  head.kind = kind_;
+  head.request_id = generation_.answer_id();
+  head.created_unix_seconds = generation_.created_utc_ns() / 1'000'000'000;
+  head.stream = stream_;
+  head.include_usage = asked->include_usage;
+  head.token_ids = asked->token_ids;
+  writer_ = std::make_unique<AnswerWriter>(head, choices);
+  return absl::OkStatus();
 }
 
 // Until the answer has ended: what a caller does not take stays in the stream, which pauses this

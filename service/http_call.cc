@@ -33,6 +33,7 @@ absl::Status ReadIdentity(const HttpHeader& header, const ServiceParts& parts,
   fields.authorization = HeaderOf(header, kAuthorizationKey);
   fields.caller_request_id = HeaderOf(header, kCallerRequestIdKey);
   fields.traceparent = HeaderOf(header, kTraceparentKey);
+  fields.idempotency_key = HeaderOf(header, kIdempotencyKey);
   const std::string& tenant_header = parts.limits.tenant_header;
   if (!tenant_header.empty()) fields.tenant = HeaderOf(header, tenant_header);
   return ReadIdentity(fields, parts, identity);

@@ -1,5 +1,8 @@
 #include "service/http_connection.h"
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <array>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
@@ -29,13 +32,18 @@ using beast::error_code;
 constexpr size_t kWatchBytes = 512;
 constexpr int64_t kFarewellNs = 2'000'000'000;  // for a last answer to be read before the close
 constexpr size_t kFarewellBytesMax = 8 << 20;
+constexpr size_t kFilePieceBytes = 64 << 10;
+constexpr int64_t kUploadChunksMax = 1 << 20;
 
 using Parser = http::request_parser<http::string_body>;
+using UploadParser = http::request_parser<http::buffer_body>;
 
 auto Into(error_code& error) { return asio::redirect_error(asio::use_awaitable, error); }
 
 // What to answer to bytes that are no request; status 0: nothing, for nobody is there.
-HttpReply FaultReply(error_code error, bool timed_out, const HttpLimits& limits) {
+// `bytes_max` and `chunks_max`: what the body was held to.
+HttpReply FaultReply(error_code error, bool timed_out, const HttpLimits& limits, int64_t bytes_max,
+                     int64_t chunks_max) {
   const auto fault = [](int status, const std::string& message) {
     return ErrorReply(status, {.message = message});
   };
@@ -45,8 +53,8 @@ HttpReply FaultReply(error_code error, bool timed_out, const HttpLimits& limits)
                                    " bytes; send fewer or shorter header fields"));
   }
   if (error == http::error::body_limit) {
-    return fault(413, absl::StrCat("the body has more than ", limits.body_bytes_max, " bytes or ",
-                                   limits.chunks_max, " chunks; shorten it"));
+    return fault(413, absl::StrCat("the body has more than ", bytes_max, " bytes or ", chunks_max,
+                                   " chunks; shorten it"));
   }
   const bool is_http = error.category() == make_error_code(http::error::bad_method).category();
   if (!is_http || error == http::error::end_of_stream || error == http::error::partial_message) {
@@ -90,6 +98,8 @@ class Connection final : public HttpConnection,
   asio::awaitable<bool> Reply(HttpReply reply) override;
   asio::awaitable<bool> WriteEvents(std::string events, bool last,
                                     const HttpHeaders& headers) override;
+  asio::awaitable<int64_t> ReadBody(char* into, size_t size) override;
+  asio::awaitable<bool> ReplyFile(HttpReply head, int file, int64_t bytes) override;
   void OnGone(std::function<void()> gone) override {
     on_gone_ = std::move(gone);
     if (gone_) TellGone();
@@ -102,8 +112,13 @@ class Connection final : public HttpConnection,
   asio::awaitable<void> Run();
   asio::awaitable<bool> ServeOne();
   asio::awaitable<bool> ReadHeader(Parser* parser);
-  asio::awaitable<bool> ReadBody(Parser* parser);
+  asio::awaitable<bool> ReadWhole(Parser* parser);
+  asio::awaitable<bool> ServeUpload(Parser* parser);
+  asio::awaitable<bool> MeetExpectation(const HttpHeader& header);
   asio::awaitable<bool> Refuse(error_code error);
+  int64_t UploadBytesMax() const {
+    return std::max(door_->limits.upload_bytes_max, door_->limits.body_bytes_max);
+  }
   asio::awaitable<bool> WaitForNext();
   asio::awaitable<void> SayGoodbye();
   asio::awaitable<bool> Write(std::string text);
@@ -120,6 +135,8 @@ class Connection final : public HttpConnection,
   const std::function<void(HttpConnection*)> ended_;
   beast::flat_buffer buffer_;
   HttpRequest request_;
+  UploadParser* upload_ = nullptr;  // of the request at hand, where it is one
+  error_code upload_error_;
   Phase phase_ = Phase::kHeader;
   int64_t expires_ns_ = 0;  // 0: never
   unsigned version_ = 11;
@@ -155,8 +172,18 @@ asio::awaitable<bool> Connection<Stream>::ServeOne() {
   phase_ = Phase::kHeader;
   Parser parser;
   parser.header_limit(static_cast<uint32_t>(door_->limits.header_bytes_max));
-  parser.body_limit(static_cast<uint64_t>(door_->limits.body_bytes_max));
+  // Whether it is an upload is known once the header is read; the others are held to less then.
+  parser.body_limit(static_cast<uint64_t>(UploadBytesMax()));
   if (!co_await ReadHeader(&parser)) co_return false;
+  const bool is_upload = door_->routes->TakesUpload(parser.get());
+  if (!is_upload) {
+    const uint64_t most = static_cast<uint64_t>(door_->limits.body_bytes_max);
+    if (parser.content_length().value_or(0) > most) {
+      const error_code too_long = http::error::body_limit;
+      co_return co_await Refuse(too_long);
+    }
+    parser.body_limit(most);
+  }
   // What the header alone decides is decided before the body is let in.
   std::optional<HttpReply> refusal = door_->routes->Judge(parser.get());
   if (refusal.has_value()) {
@@ -165,7 +192,8 @@ asio::awaitable<bool> Connection<Stream>::ServeOne() {
     co_await Reply(std::move(reply));
     co_return co_await WaitForNext();
   }
-  if (!co_await ReadBody(&parser)) co_return false;
+  if (is_upload) co_return co_await ServeUpload(&parser);
+  if (!co_await ReadWhole(&parser)) co_return false;
   request_ = parser.release();
   phase_ = Phase::kAnswering;
   expires_ns_ = 0;
@@ -191,16 +219,20 @@ asio::awaitable<bool> Connection<Stream>::ReadHeader(Parser* parser) {
 }
 
 template <typename Stream>
-asio::awaitable<bool> Connection<Stream>::ReadBody(Parser* parser) {
+asio::awaitable<bool> Connection<Stream>::MeetExpectation(const HttpHeader& header) {
+  if (!beast::iequals(header[http::field::expect], "100-continue")) co_return true;
+  co_return co_await Write("HTTP/1.1 100 Continue\r\n\r\n");
+}
+
+template <typename Stream>
+asio::awaitable<bool> Connection<Stream>::ReadWhole(Parser* parser) {
   if (parser->is_done()) co_return true;
   int64_t chunks_left = door_->limits.chunks_max;
   auto count_chunk = [&chunks_left](uint64_t, beast::string_view, error_code& error) {
     if (--chunks_left < 0) error = http::error::body_limit;
   };
   parser->on_chunk_header(count_chunk);
-  if (beast::iequals(parser->get()[http::field::expect], "100-continue")) {
-    if (!co_await Write("HTTP/1.1 100 Continue\r\n\r\n")) co_return false;
-  }
+  if (!co_await MeetExpectation(parser->get())) co_return false;
   phase_ = Phase::kBody;
   ExpireAfter(door_->limits.body_ns);
   error_code error;
@@ -209,11 +241,59 @@ asio::awaitable<bool> Connection<Stream>::ReadBody(Parser* parser) {
   co_return true;
 }
 
+// The handler reads the body itself, piece by piece. What it leaves unread ends the connection.
+template <typename Stream>
+asio::awaitable<bool> Connection<Stream>::ServeUpload(Parser* parser) {
+  UploadParser upload(std::move(*parser));
+  upload.body_limit(static_cast<uint64_t>(UploadBytesMax()));
+  int64_t chunks_left = kUploadChunksMax;
+  auto count_chunk = [&chunks_left](uint64_t, beast::string_view, error_code& error) {
+    if (--chunks_left < 0) error = http::error::body_limit;
+  };
+  upload.on_chunk_header(count_chunk);
+  request_ = HttpRequest(upload.get().base());
+  upload_ = &upload;
+  upload_error_ = {};
+  began_events_ = false;
+  if (!co_await MeetExpectation(upload.get())) co_return false;
+  co_await door_->routes->Answer(*this);
+  upload_ = nullptr;
+  DropRequest();
+  if (upload_error_) co_return co_await Refuse(upload_error_);
+  keep_alive_ = keep_alive_ && upload.is_done();
+  co_return co_await WaitForNext();
+}
+
+template <typename Stream>
+asio::awaitable<int64_t> Connection<Stream>::ReadBody(char* into, size_t size) {
+  if (upload_->is_done()) co_return 0;
+  http::buffer_body::value_type& body = upload_->get().body();
+  body.data = into;
+  body.size = size;
+  body.more = true;
+  phase_ = Phase::kBody;
+  ExpireAfter(door_->limits.body_ns);
+  error_code error;
+  co_await http::async_read(stream_, buffer_, *upload_, Into(error));
+  phase_ = Phase::kAnswering;
+  expires_ns_ = 0;
+  if (error == http::error::need_buffer) error = {};
+  if (error) {
+    upload_error_ = error;
+    co_return -1;
+  }
+  co_return static_cast<int64_t>(size - body.size);
+}
+
 // Answers what was no request, and reads no further. False.
 template <typename Stream>
 asio::awaitable<bool> Connection<Stream>::Refuse(error_code error) {
   keep_alive_ = false;
-  HttpReply reply = FaultReply(error, timed_out_, door_->limits);
+  const HttpLimits& limits = door_->limits;
+  HttpReply reply =
+      upload_error_
+          ? FaultReply(error, timed_out_, limits, UploadBytesMax(), kUploadChunksMax)
+          : FaultReply(error, timed_out_, limits, limits.body_bytes_max, limits.chunks_max);
   if (reply.status == 0) {
     gone_ = true;
   } else {
@@ -312,6 +392,24 @@ asio::awaitable<bool> Connection<Stream>::Reply(HttpReply reply) {
   std::string text = Head(reply.status, reply.content_type, reply.headers, reply.body.size());
   if (!head_alone_) text += reply.body;
   co_return co_await Write(std::move(text));
+}
+
+template <typename Stream>
+asio::awaitable<bool> Connection<Stream>::ReplyFile(HttpReply head, int file, int64_t bytes) {
+  if (door_->draining) keep_alive_ = false;
+  std::string text = Head(head.status, head.content_type, head.headers, static_cast<size_t>(bytes));
+  if (head_alone_) bytes = 0;
+  int64_t sent = 0;
+  while (co_await Write(std::move(text))) {
+    if (sent == bytes) co_return true;
+    text.resize(std::min<size_t>(kFilePieceBytes, static_cast<size_t>(bytes - sent)));
+    const ssize_t read = pread(file, text.data(), text.size(), sent);
+    if (read <= 0) break;  // shorter than its length, which is told already: only a close says so
+    text.resize(static_cast<size_t>(read));
+    sent += read;
+  }
+  keep_alive_ = false;
+  co_return false;
 }
 
 template <typename Stream>

@@ -20,9 +20,10 @@ class HttpRoutes;
 struct HttpLimits {
   int64_t header_bytes_max = 16 << 10;
   int64_t body_bytes_max = 2 << 20;
+  int64_t upload_bytes_max = 0;        // the same of an upload, form and all; 0: there are none
   int64_t chunks_max = 65536;          // of one body
   int64_t header_ns = 10'000'000'000;  // for a handshake, and for a header
-  int64_t body_ns = 30'000'000'000;    // for a body
+  int64_t body_ns = 30'000'000'000;    // for a body; for each piece of an upload
   int64_t idle_ns = 75'000'000'000;    // between two requests
   int64_t stall_ns = 30'000'000'000;   // a write that nobody takes for so long ends it
 };

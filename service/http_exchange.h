@@ -53,6 +53,13 @@ class HttpExchange {
   virtual boost::asio::awaitable<bool> WriteEvents(std::string events, bool last,
                                                    const HttpHeaders& headers) = 0;
 
+  // Of a route that takes uploads, whose request() has no body: the body's next bytes, at most
+  // `size`; 0 at its end; below 0: it broke off, and there is nobody to answer, or the connection
+  // does it.
+  virtual boost::asio::awaitable<int64_t> ReadBody(char* into, size_t size) = 0;
+  // The answer's body is so many bytes of an open file, read as they are sent. False as in Reply.
+  virtual boost::asio::awaitable<bool> ReplyFile(HttpReply head, int file, int64_t bytes) = 0;
+
   // Called once when the caller closes its side; at once where it has. An empty function: nobody.
   virtual void OnGone(std::function<void()> gone) = 0;
 };

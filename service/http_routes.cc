@@ -1,7 +1,6 @@
 #include "service/http_routes.h"
 
 #include <algorithm>
-#include <array>
 #include <boost/beast/http/verb.hpp>
 #include <cctype>
 #include <nlohmann/json.hpp>
@@ -13,11 +12,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
-#include "scheduler/clock.h"
 #include "service/http_answer.h"
+#include "service/http_files.h"
+#include "service/http_handlers.h"
+#include "service/http_upload.h"
 #include "service/openai_errors.h"
 #include "service/openai_request.h"
-#include "service/request_log.h"
 #include "service/rpc_status.h"
 #include "service/token_calls.h"
 #include "service/version.h"
@@ -30,57 +30,6 @@ namespace http = boost::beast::http;
 using Json = nlohmann::ordered_json;
 
 std::string_view View(boost::beast::string_view text) { return {text.data(), text.size()}; }
-
-std::string_view PathOf(const HttpHeader& header) {
-  const std::string_view target = View(header.target());
-  return target.substr(0, target.find('?'));
-}
-
-// What follows the path of a route that takes a name.
-std::string NameIn(const HttpRequest& request) {
-  const std::string_view path = PathOf(request);
-  return std::string(path.substr(path.rfind('/') + 1));
-}
-
-std::string Dump(const Json& json) {
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
-
-void Count(const ServiceParts& parts, Method method, const CallIdentity& identity,
-           const absl::Status& status, int64_t received_ns) {
-  parts.counters->CountEnded(method, static_cast<int>(status.code()));
-  parts.counters->CountRefused(status);
-  parts.log->Write({.method = kMethodNames[static_cast<int>(method)],
-                    .identity = &identity,
-                    .status = &status,
-                    .ended_utc_ns = parts.clock->UtcNs(),
-                    .total_ns = parts.clock->NowNs() - received_ns});
-}
-
-// Routes that are answered at once, without the engine.
-using AnswerAtOnce = absl::StatusOr<Json> (*)(const ServiceParts& parts,
-                                              const CallIdentity& identity,
-                                              const HttpRequest& request);
-template <Method method, AnswerAtOnce answer>
-asio::awaitable<void> AtOnce(const HttpRoutes& routes, HttpExchange& exchange) {
-  const ServiceParts& parts = routes.parts();
-  const int64_t received_ns = parts.clock->NowNs();
-  CallIdentity identity;
-  absl::Status status = ReadIdentity(exchange.request(), parts, &identity);
-  if (status.ok()) {
-    status = ReadDeadline(exchange.request(), parts.limits, *parts.clock).status();
-  }
-  HttpReply reply;
-  if (status.ok()) {
-    const absl::StatusOr<Json> json = answer(parts, identity, exchange.request());
-    status = json.status();
-    if (json.ok()) reply.body = Dump(*json);
-  }
-  if (!status.ok()) reply = ErrorReply(status);
-  AddIds(identity, &reply.headers);
-  Count(parts, method, identity, status, received_ns);
-  co_await exchange.Reply(std::move(reply));
-}
 
 Json ModelJson(const ServedModel& model) {
   return {{"id", model.name},
@@ -127,13 +76,13 @@ absl::StatusOr<Json> Detokenize(const ServiceParts& parts, const CallIdentity&,
 asio::awaitable<void> Health(const HttpRoutes& routes, HttpExchange& exchange) {
   const Readiness verdict = routes.readiness();
   const Json body = {{"status", verdict.ready ? "ok" : verdict.reason}};
-  HttpReply reply = {.status = verdict.ready ? 200 : 503, .body = Dump(body)};
+  HttpReply reply = {.status = verdict.ready ? 200 : 503, .body = DumpJson(body)};
   co_await exchange.Reply(std::move(reply));
 }
 
 asio::awaitable<void> Version(const HttpRoutes&, HttpExchange& exchange) {
   const Json body = {{"version", kVersion}};
-  HttpReply reply = {.body = Dump(body)};
+  HttpReply reply = {.body = DumpJson(body)};
   co_await exchange.Reply(std::move(reply));
 }
 
@@ -142,16 +91,30 @@ asio::awaitable<void> Complete(const HttpRoutes& routes, HttpExchange& exchange)
   co_await AnswerCompletion(routes.parts(), exchange, kind);
 }
 
-constexpr std::array<HttpRoute, 8> kRoutes = {{
-    {"POST", "/v1/chat/completions", Method::kChat, false, Complete<OpenAiKind::kChat>},
-    {"POST", "/v1/completions", Method::kCompletion, false, Complete<OpenAiKind::kCompletion>},
-    {"GET", "/v1/models", Method::kGetModel, false, AtOnce<Method::kGetModel, ListModels>},
-    {"GET", "/v1/models/", Method::kGetModel, false, AtOnce<Method::kGetModel, GetModel>},
-    {"POST", "/tokenize", Method::kTokenize, false, AtOnce<Method::kTokenize, Tokenize>},
-    {"POST", "/detokenize", Method::kDetokenize, false, AtOnce<Method::kDetokenize, Detokenize>},
-    {"GET", "/health", Method::kOther, true, Health},
-    {"GET", "/version", Method::kOther, true, Version},
-}};
+using enum BodyKind;
+
+constexpr HttpRoute kRoutes[] = {
+    {"POST", "/v1/chat/completions", kJson, Method::kChat, false, Complete<OpenAiKind::kChat>},
+    {"POST", "/v1/completions", kJson, Method::kCompletion, false,
+     Complete<OpenAiKind::kCompletion>},
+    {"GET", "/v1/models", kNone, Method::kGetModel, false, AtOnce<Method::kGetModel, ListModels>},
+    {"GET", "/v1/models/*", kNone, Method::kGetModel, false, AtOnce<Method::kGetModel, GetModel>},
+    {"POST", "/v1/files", kUpload, Method::kFiles, false, UploadFile},
+    {"GET", "/v1/files", kNone, Method::kFiles, false, AtOnce<Method::kFiles, ListFiles>},
+    {"GET", "/v1/files/*", kNone, Method::kFiles, false, AtOnce<Method::kFiles, GetFile>},
+    {"DELETE", "/v1/files/*", kNone, Method::kFiles, false, AtOnce<Method::kFiles, DeleteFile>},
+    {"GET", "/v1/files/*/content", kNone, Method::kFiles, false, SendFileContent},
+    {"POST", "/v1/batches", kJson, Method::kBatches, false, AtOnce<Method::kBatches, CreateBatch>},
+    {"GET", "/v1/batches", kNone, Method::kBatches, false, AtOnce<Method::kBatches, ListBatches>},
+    {"GET", "/v1/batches/*", kNone, Method::kBatches, false, AtOnce<Method::kBatches, GetBatch>},
+    {"POST", "/v1/batches/*/cancel", kNone, Method::kBatches, false,
+     AtOnce<Method::kBatches, CancelBatch>},
+    {"POST", "/tokenize", kJson, Method::kTokenize, false, AtOnce<Method::kTokenize, Tokenize>},
+    {"POST", "/detokenize", kJson, Method::kDetokenize, false,
+     AtOnce<Method::kDetokenize, Detokenize>},
+    {"GET", "/health", kNone, Method::kOther, true, Health},
+    {"GET", "/version", kNone, Method::kOther, true, Version},
+};
 
 // What of the header is wrong whatever the route; "" when nothing is.
 std::string FormFault(const HttpHeader& header) {
@@ -179,27 +142,42 @@ std::string FormFault(const HttpHeader& header) {
 
 // A body is JSON and says so. No browser sends that type to another site by itself, so no web page
 // can use a service that listens on its reader's machine.
-std::string TypeFault(const HttpHeader& header) {
+std::string TypeFault(const HttpHeader& header, const char* wanted) {
   std::string_view type = View(header[http::field::content_type]);
   type = type.substr(0, type.find(';'));
-  if (!absl::EqualsIgnoreCase(absl::StripAsciiWhitespace({type.data(), type.size()}),
-                              "application/json")) {
-    return "the body's Content-Type must be application/json";
+  if (!absl::EqualsIgnoreCase(absl::StripAsciiWhitespace({type.data(), type.size()}), wanted)) {
+    return absl::StrCat("the body's Content-Type must be ", wanted);
   }
   const auto encoding = header[http::field::content_encoding];
   if (!encoding.empty() && !boost::beast::iequals(encoding, "identity")) {
-    return "compressed bodies are not read; send the JSON as it is, without Content-Encoding";
+    return "compressed bodies are not read; send the body as it is, without Content-Encoding";
   }
   return "";
+}
+
+// A form, unlike JSON, any web page may send to another site, and its browser says whose page it
+// is. With a key in its header it is no browser's doing.
+bool IsAnotherSitesForm(const HttpHeader& header) {
+  return header.count(http::field::origin) > 0 && header.count(http::field::authorization) == 0;
+}
+
+const HttpRoute* FindRoute(const HttpHeader& header) {
+  for (const HttpRoute& row : kRoutes) {
+    if (row.Matches(PathOf(header)) && View(header.method_string()) == row.verb) return &row;
+  }
+  return nullptr;
 }
 
 }  // namespace
 
 bool HttpRoute::Matches(std::string_view target_path) const {
   const std::string_view own = path;
-  if (own.back() != '/') return target_path == own;
-  return target_path.size() > own.size() && target_path.starts_with(own) &&
-         target_path.find_first_of("/%", own.size()) == std::string_view::npos;
+  const size_t star = own.find('*');
+  if (star == std::string_view::npos) return target_path == own;
+  if (!target_path.starts_with(own.substr(0, star))) return false;
+  const std::string_view rest = target_path.substr(star);
+  const size_t end = std::min(rest.find_first_of("/%"), rest.size());
+  return end > 0 && rest.substr(end) == own.substr(star + 1);
 }
 
 std::span<const HttpRoute> HttpRoutes::Table() { return kRoutes; }
@@ -211,7 +189,7 @@ std::optional<HttpReply> HttpRoutes::Judge(const HttpHeader& header) const {
     return Refuse(Method::kOther, identity, absl::InvalidArgumentError(fault), 400);
   }
   const std::string_view path = PathOf(header);
-  const HttpRoute* route = nullptr;
+  const HttpRoute* route = FindRoute(header);
   std::vector<std::string> verbs;
   Method method = Method::kOther;
   bool open = false;
@@ -220,7 +198,6 @@ std::optional<HttpReply> HttpRoutes::Judge(const HttpHeader& header) const {
     verbs.push_back(row.verb);
     method = row.method;
     open = row.open;
-    if (View(header.method_string()) == row.verb) route = &row;
   }
   if (!open) {
     const absl::Status known = ReadIdentity(header, parts_, &identity);
@@ -242,25 +219,34 @@ std::optional<HttpReply> HttpRoutes::Judge(const HttpHeader& header) const {
     reply.headers.emplace_back("allow", absl::StrJoin(verbs, ", "));
     return reply;
   }
-  if (std::string_view(route->verb) != "POST") return std::nullopt;
-  const std::string fault = TypeFault(header);
+  if (route->body == kNone) return std::nullopt;
+  if (route->body == kUpload && IsAnotherSitesForm(header)) {
+    return Refuse(method, identity,
+                  absl::PermissionDeniedError(
+                      "a form that a web page sends needs a key; send it from a program, or with "
+                      "Authorization"),
+                  403);
+  }
+  const std::string fault =
+      TypeFault(header, route->body == kJson ? "application/json" : "multipart/form-data");
   if (fault.empty()) return std::nullopt;
   return Refuse(method, identity, absl::UnimplementedError(fault), 415);
 }
 
+bool HttpRoutes::TakesUpload(const HttpHeader& header) const {
+  const HttpRoute* route = FindRoute(header);
+  return route != nullptr && route->body == kUpload;
+}
+
 asio::awaitable<void> HttpRoutes::Answer(HttpExchange& exchange) const {
-  const HttpRequest& request = exchange.request();
-  for (const HttpRoute& row : kRoutes) {
-    if (row.Matches(PathOf(request)) && View(request.method_string()) == row.verb) {
-      co_await row.answer(*this, exchange);
-      co_return;
-    }
+  if (const HttpRoute* route = FindRoute(exchange.request()); route != nullptr) {
+    co_await route->answer(*this, exchange);
   }
 }
 
 HttpReply HttpRoutes::Refuse(Method method, const CallIdentity& identity,
                              const absl::Status& status, int http_status) const {
-  Count(parts_, method, identity, status, parts_.clock->NowNs());
+  CountCall(parts_, method, identity, status, parts_.clock->NowNs());
   HttpReply reply = ErrorReply(status);
   if (http_status != reply.status) {
     reply = ErrorReply(http_status, {.message = std::string(status.message())});

@@ -18,11 +18,19 @@ namespace tuppence {
 
 class HttpRoutes;
 
+// What a request of a route brings.
+enum class BodyKind : uint8_t {
+  kNone,    // whatever it is, nobody reads it
+  kJson,    // at most HttpLimits::body_bytes_max, there when the handler is called
+  kUpload,  // a form, which the handler reads piece by piece
+};
+
 struct HttpRoute {
   const char* verb;
-  const char* path;  // as it stands; one that ends in "/" takes one name after it
-  Method method;     // counted and logged as
-  bool open;         // needs no key
+  const char* path;  // as it stands, but that "*" is one name
+  BodyKind body;
+  Method method;  // counted and logged as
+  bool open;      // needs no key
   boost::asio::awaitable<void> (*answer)(const HttpRoutes& routes, HttpExchange& exchange);
 
   bool Matches(std::string_view target_path) const;
@@ -38,6 +46,8 @@ class HttpRoutes {
   // What to answer where the header already decides that this is refused: the body is then not
   // even read.
   std::optional<HttpReply> Judge(const HttpHeader& header) const;
+  // Whether the body is the handler's to read.
+  bool TakesUpload(const HttpHeader& header) const;
   // Requires: Judge had nothing against it.
   boost::asio::awaitable<void> Answer(HttpExchange& exchange) const;
 

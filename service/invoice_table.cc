@@ -118,7 +118,7 @@ std::string ReconciliationTable(const Invoice& invoice) {
   };
   row("told on answers", lines.told_nanousd, true);
   row("open: used here, told in another window", lines.open_nanousd, false);
-  row("written off: told as 0, by our own fault", lines.written_off_nanousd, false);
+  row("written off: our own fault, or made again", lines.written_off_nanousd, false);
   row("lost: ended while nothing could be stored", lines.lost_nanousd, false);
   row("told, and booked as unrecorded", -lines.unrecorded_nanousd, false);
   row("told after a process's last period", -lines.not_booked_nanousd, false);

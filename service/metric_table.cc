@@ -264,7 +264,8 @@ void AddBooks(std::vector<MetricSpec>& table) {
         {},
         CostUsd()},
        {Id::kWrittenOffSeconds, "tuppence_written_off_seconds_total", kCounter, "seconds",
-        "Machine time of requests ended by our own fault, priced at nothing"},
+        "Machine time of requests ended by our own fault and of answers made again, priced at "
+        "nothing"},
        {Id::kRate,
         "tuppence_rate_usd_per_hour",
         kGauge,

@@ -29,13 +29,10 @@ std::string TokenText(std::string_view bytes) {
   return text;
 }
 
-// Of a token; none without a tokenizer.
-std::string_view BytesOf(int32_t token_id, const Tokenizer* tokenizer) {
-  return tokenizer == nullptr ? std::string_view() : tokenizer->TokenBytes(token_id);
-}
+using TokenBytes = std::function<std::string_view(int32_t token_id)>;
 
-Json ChatLogprob(const TokenLogprob& token, const Tokenizer* tokenizer) {
-  const std::string_view bytes = BytesOf(token.token_id, tokenizer);
+Json ChatLogprob(const TokenLogprob& token, const TokenBytes& bytes_of) {
+  const std::string_view bytes = bytes_of(token.token_id);
   Json numbers = Json::array();
   for (const char byte : bytes) numbers.push_back(static_cast<uint8_t>(byte));
   return {{"token", TokenText(bytes)},
@@ -44,29 +41,29 @@ Json ChatLogprob(const TokenLogprob& token, const Tokenizer* tokenizer) {
 }
 
 // One object for each position.
-Json ChatLogprobs(const std::vector<PositionLogprobs>& positions, const Tokenizer* tokenizer) {
+Json ChatLogprobs(const std::vector<PositionLogprobs>& positions, const TokenBytes& bytes_of) {
   Json content = Json::array();
   for (const PositionLogprobs& position : positions) {
-    Json entry = ChatLogprob(position.chosen, tokenizer);
+    Json entry = ChatLogprob(position.chosen, bytes_of);
     Json& top = entry["top_logprobs"] = Json::array();
-    for (const TokenLogprob& token : position.top) top.push_back(ChatLogprob(token, tokenizer));
+    for (const TokenLogprob& token : position.top) top.push_back(ChatLogprob(token, bytes_of));
     content.push_back(std::move(entry));
   }
   return {{"content", std::move(content)}, {"refusal", nullptr}};
 }
 
 // One list for each property.
-Json CompletionLogprobs(const std::vector<PositionLogprobs>& positions, const Tokenizer* tokenizer,
+Json CompletionLogprobs(const std::vector<PositionLogprobs>& positions, const TokenBytes& bytes_of,
                         int64_t* text_offset) {
   Json tokens = Json::array(), logprobs = Json::array(), tops = Json::array(),
        offsets = Json::array();
   for (const PositionLogprobs& position : positions) {
-    const std::string_view bytes = BytesOf(position.chosen.token_id, tokenizer);
+    const std::string_view bytes = bytes_of(position.chosen.token_id);
     tokens.push_back(TokenText(bytes));
     logprobs.push_back(Finite(position.chosen.logprob));
     Json top = Json::object();
     for (const TokenLogprob& token : position.top) {
-      top[TokenText(BytesOf(token.token_id, tokenizer))] = Finite(token.logprob);
+      top[TokenText(bytes_of(token.token_id))] = Finite(token.logprob);
     }
     tops.push_back(std::move(top));
     offsets.push_back(*text_offset);
@@ -96,6 +93,7 @@ Json CostDetails(const Cost& cost) {
                   {"decode_ns", cost.decode_ns},   {"rate_card_id", cost.rate_card_id}};
   if (cost.unrecorded) details["unrecorded"] = true;
   if (cost.written_off) details["written_off"] = true;
+  if (!cost.replay_of.empty()) details["replay_of"] = cost.replay_of;
   if (cost.has_reference) {
     details["reference_cost"] = kUsdPerNanoUsd * cost.reference_nanousd;
     details["reference_nanousd"] = cost.reference_nanousd;
@@ -107,14 +105,16 @@ Json CostDetails(const Cost& cost) {
 Json UsageJson(const RequestEnd& end) {
   const Usage& usage = end.usage;
   const Cost& cost = end.cost;
-  return {{"prompt_tokens", usage.prompt_tokens},
-          {"completion_tokens", usage.completion_tokens},
-          {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
-          {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}},
-          {"completion_tokens_details", {{"reasoning_tokens", 0}}},
-          {"cost", cost.has_rate ? Json(kUsdPerNanoUsd * cost.cost_nanousd) : Json()},
-          {"cost_nanousd", cost.has_rate ? Json(cost.cost_nanousd) : Json()},
-          {"cost_details", CostDetails(cost)}};
+  Json json = {{"prompt_tokens", usage.prompt_tokens},
+               {"completion_tokens", usage.completion_tokens},
+               {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
+               {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}},
+               {"completion_tokens_details", {{"reasoning_tokens", 0}}},
+               {"cost", cost.has_rate ? Json(kUsdPerNanoUsd * cost.cost_nanousd) : Json()},
+               {"cost_nanousd", cost.has_rate ? Json(cost.cost_nanousd) : Json()},
+               {"cost_details", CostDetails(cost)}};
+  if (usage.energy_joules > 0) json["energy_joules"] = usage.energy_joules;
+  return json;
 }
 
 std::string Finish(FinishReason reason) {
@@ -129,6 +129,14 @@ bool Failed(const RequestEnd& end) { return !end.status.ok(); }
 
 }  // namespace
 
+AnswerHead HeadOf(const ServedModel& model) {
+  return {.model = model.name,
+          .arithmetic_id = model.arithmetic_id,
+          .token_bytes = [tokenizer = model.tokenizer.get()](int32_t token_id) {
+            return tokenizer == nullptr ? std::string_view() : tokenizer->TokenBytes(token_id);
+          }};
+}
+
 AnswerWriter::AnswerWriter(const AnswerHead& head, int32_t choices)
     : head_(head), choices_(choices) {
   const bool chat = head.kind == OpenAiKind::kChat;
@@ -138,9 +146,9 @@ AnswerWriter::AnswerWriter(const AnswerHead& head, int32_t choices)
   Json common = {{"id", absl::StrCat(chat ? "chatcmpl-" : "cmpl-", head.request_id)},
                  {"object", object},
                  {"created", head.created_unix_seconds},
-                 {"model", head.model->name},
+                 {"model", head.model},
                  // Equal ones promise equal bits, which is what OpenAI's is for.
-                 {"system_fingerprint", absl::StrCat("fp_", head.model->arithmetic_id)}};
+                 {"system_fingerprint", absl::StrCat("fp_", head.arithmetic_id)}};
   prefix_ = Dump(common);
   prefix_.back() = ',';
   prefix_ += "\"choices\":[";
@@ -148,10 +156,9 @@ AnswerWriter::AnswerWriter(const AnswerHead& head, int32_t choices)
 
 Json AnswerWriter::LogprobsOf(const ChoiceDelta& delta, Choice* choice) const {
   if (delta.logprobs.empty()) return {};
-  const Tokenizer* tokenizer = head_.model->tokenizer.get();
   return head_.kind == OpenAiKind::kChat
-             ? ChatLogprobs(delta.logprobs, tokenizer)
-             : CompletionLogprobs(delta.logprobs, tokenizer, &choice->text_offset);
+             ? ChatLogprobs(delta.logprobs, head_.token_bytes)
+             : CompletionLogprobs(delta.logprobs, head_.token_bytes, &choice->text_offset);
 }
 
 // Put together by hand around the one part that needs escaping: a stream has an event for each

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "nlohmann/json.hpp"
@@ -19,11 +21,17 @@ struct AnswerHead {
   OpenAiKind kind = OpenAiKind::kChat;
   std::string request_id;
   int64_t created_unix_seconds = 0;
-  const ServedModel* model = nullptr;
+  std::string model;
+  std::string arithmetic_id;
+  // What a token adds to the text, for log-probabilities; "" where that is not known.
+  std::function<std::string_view(int32_t token_id)> token_bytes;
   bool stream = false;
   bool include_usage = false;  // of a stream
   bool token_ids = false;      // beside the text
 };
+
+// The beginning of whatever the served model answers; `model` outlives it.
+AnswerHead HeadOf(const ServedModel& model);
 
 class AnswerWriter {
  public:

@@ -111,7 +111,8 @@ HttpHeaders RetryHeaders(const absl::Status& status, int http_status) {
             {"retry-after", absl::StrCat(std::max<int64_t>(1, (*after_ms + 999) / 1000))},
             {"x-should-retry", "true"}};
   }
-  if (http_status == 429 || http_status == 504) return {{"x-should-retry", "false"}};
+  if (http_status == 409 || http_status == 429 || http_status == 504)
+    return {{"x-should-retry", "false"}};
   return {};
 }
 
@@ -132,6 +133,7 @@ int HttpStatusOf(const absl::Status& status) {
     case absl::StatusCode::kNotFound:
       return 404;
     case absl::StatusCode::kAlreadyExists:
+    case absl::StatusCode::kAborted:
       return 409;
     case absl::StatusCode::kResourceExhausted:
       return 429;

@@ -5,9 +5,12 @@
 #include <limits>
 
 #include "absl/strings/ascii.h"
+#include "service/file_store.h"
 
 namespace tuppence {
 namespace {
+
+constexpr int64_t kUploadFormBytesMax = 64 << 10;  // of an upload, beside its file
 
 constexpr int64_t kPromptBytesPerToken = 32;
 
@@ -65,6 +68,9 @@ HttpServerOptions HttpServerOptionsOf(const ServeOptions& options) {
   http.limits.header_bytes_max = static_cast<int64_t>(options.metadata_bytes_max);
   http.limits.body_bytes_max = static_cast<int64_t>(options.http_body_bytes_max);
   http.limits.stall_ns = NsOf(options.stall_seconds);
+  if (!options.files_dir.empty()) {
+    http.limits.upload_bytes_max = kFileBytesMax + kUploadFormBytesMax;
+  }
   return http;
 }
 

@@ -40,6 +40,7 @@ void AddEnd(const RequestEnd& end, Json* line) {
     (*line)["rate_card_id"] = end.cost.rate_card_id;
   }
   if (end.cost.written_off) (*line)["written_off"] = true;
+  if (!end.cost.replay_of.empty()) (*line)["replay_of"] = end.cost.replay_of;
   if (end.cost.unrecorded) (*line)["unrecorded"] = true;
   if (end.cost.has_reference) {
     (*line)["reference_nanousd"] = end.cost.reference_nanousd;

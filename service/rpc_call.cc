@@ -34,6 +34,7 @@ absl::Status ReadIdentity(const grpc::CallbackServerContext& context, const Serv
   fields.authorization = Find(context, kAuthorizationKey);
   fields.caller_request_id = Find(context, kCallerRequestIdKey);
   fields.traceparent = Find(context, kTraceparentKey);
+  fields.idempotency_key = Find(context, kIdempotencyKey);
   const std::string& tenant_header = parts.limits.tenant_header;
   if (!tenant_header.empty()) fields.tenant = Find(context, tenant_header);
   return ReadIdentity(fields, parts, identity);

@@ -24,17 +24,24 @@ inline constexpr char kErrorDomain[] = "tuppence";
 
 // Reasons of the service's own refusals; the engine's are in scheduler/refusal.h.
 namespace reason {
-inline constexpr char kInvalidFields[] = "INVALID_FIELDS";        // INVALID_ARGUMENT
-inline constexpr char kMalformedMessage[] = "MALFORMED_MESSAGE";  // INVALID_ARGUMENT
-inline constexpr char kModelNotFound[] = "MODEL_NOT_FOUND";       // NOT_FOUND
-inline constexpr char kNoTokenizer[] = "NO_TOKENIZER";            // FAILED_PRECONDITION
-inline constexpr char kNoChatTemplate[] = "NO_CHAT_TEMPLATE";     // FAILED_PRECONDITION
-inline constexpr char kClassNotAllowed[] = "CLASS_NOT_ALLOWED";   // PERMISSION_DENIED
-inline constexpr char kUnrecordable[] = "UNRECORDABLE";           // UNAVAILABLE
-inline constexpr char kInvalidApiKey[] = "INVALID_API_KEY";       // UNAUTHENTICATED
-inline constexpr char kRateLimit[] = "RATE_LIMIT";                // RESOURCE_EXHAUSTED
-inline constexpr char kNoUsageStore[] = "NO_USAGE_STORE";         // FAILED_PRECONDITION
-inline constexpr char kRequestNotFound[] = "REQUEST_NOT_FOUND";   // NOT_FOUND
+inline constexpr char kInvalidFields[] = "INVALID_FIELDS";           // INVALID_ARGUMENT
+inline constexpr char kMalformedMessage[] = "MALFORMED_MESSAGE";     // INVALID_ARGUMENT
+inline constexpr char kModelNotFound[] = "MODEL_NOT_FOUND";          // NOT_FOUND
+inline constexpr char kNoTokenizer[] = "NO_TOKENIZER";               // FAILED_PRECONDITION
+inline constexpr char kNoChatTemplate[] = "NO_CHAT_TEMPLATE";        // FAILED_PRECONDITION
+inline constexpr char kClassNotAllowed[] = "CLASS_NOT_ALLOWED";      // PERMISSION_DENIED
+inline constexpr char kUnrecordable[] = "UNRECORDABLE";              // UNAVAILABLE
+inline constexpr char kInvalidApiKey[] = "INVALID_API_KEY";          // UNAUTHENTICATED
+inline constexpr char kRateLimit[] = "RATE_LIMIT";                   // RESOURCE_EXHAUSTED
+inline constexpr char kNoUsageStore[] = "NO_USAGE_STORE";            // FAILED_PRECONDITION
+inline constexpr char kRequestNotFound[] = "REQUEST_NOT_FOUND";      // NOT_FOUND
+inline constexpr char kFileNotFound[] = "FILE_NOT_FOUND";            // NOT_FOUND
+inline constexpr char kBatchNotFound[] = "BATCH_NOT_FOUND";          // NOT_FOUND
+inline constexpr char kFilesFull[] = "FILES_FULL";                   // RESOURCE_EXHAUSTED
+inline constexpr char kTooManyBatches[] = "TOO_MANY_BATCHES";        // RESOURCE_EXHAUSTED
+inline constexpr char kKeyReused[] = "IDEMPOTENCY_KEY_REUSED";       // ALREADY_EXISTS
+inline constexpr char kKeyAnswerGone[] = "IDEMPOTENCY_ANSWER_GONE";  // ALREADY_EXISTS
+inline constexpr char kKeyInProgress[] = "IDEMPOTENCY_IN_PROGRESS";  // ABORTED
 }  // namespace reason
 
 // A refusal that a retry does not help: its reason, and the numbers behind it.

@@ -22,10 +22,13 @@
 #include "scheduler/engine.h"
 #include "service/admin_pages.h"
 #include "service/admin_server.h"
+#include "service/answer_keys.h"
 #include "service/api_keys.h"
+#include "service/batch_jobs.h"
 #include "service/bookkeeper.h"
 #include "service/budgets.h"
 #include "service/call_registry.h"
+#include "service/file_store.h"
 #include "service/http_server.h"
 #include "service/metrics.h"
 #include "service/model_loader.h"
@@ -130,6 +133,17 @@ absl::StatusOr<std::unique_ptr<UsageStore>> OpenStore(const ServeOptions& option
       clock);
 }
 
+// Null where none are kept.
+absl::StatusOr<std::unique_ptr<FileStore>> OpenFiles(const ServeOptions& options) {
+  if (options.files_dir.empty()) return nullptr;
+  if (options.http_port < 0) {
+    return absl::InvalidArgumentError(
+        "--files-dir is for /v1/files and /v1/batches over HTTP, and there is no HTTP door; open "
+        "it with --http-port, or leave --files-dir out");
+  }
+  return FileStore::Open(options.files_dir, static_cast<int64_t>(options.files_bytes_max));
+}
+
 // Null where nobody needs one.
 absl::StatusOr<std::unique_ptr<ApiKeys>> OpenKeys(const ServeOptions& options, const Clock* clock) {
   if (options.keys.empty()) return nullptr;
@@ -144,6 +158,13 @@ absl::StatusOr<std::unique_ptr<ApiKeys>> OpenKeys(const ServeOptions& options, c
 struct Doors {
   std::unique_ptr<Server> grpc;
   std::unique_ptr<HttpServer> http;  // null where none is asked for
+  BatchJobs* jobs = nullptr;         // those of /v1/batches; null where no files are kept
+
+  // New requests go elsewhere; batches pause.
+  void SetNotServing() {
+    grpc->SetNotServing();
+    if (jobs != nullptr) jobs->Stop();
+  }
 
   // After the engine has ended every request: its last words leave, then everything is closed.
   void Stop() {
@@ -154,6 +175,7 @@ struct Doors {
 
 absl::StatusOr<Doors> OpenDoors(const ServeOptions& options, const ServiceParts& parts) {
   Doors doors;
+  doors.jobs = parts.jobs;
   auto grpc = Server::Start(ServerOptionsOf(options), parts);
   if (!grpc.ok()) return grpc.status();
   doors.grpc = *std::move(grpc);
@@ -171,7 +193,7 @@ void Drain(const ServeOptions& options, const Clock& clock, Signals* signals, Do
            Engine* engine, Bookkeeper* books) {
   const int seen = signals->count();
   spdlog::info("draining: no new requests; running ones have {} seconds", options.drain_seconds);
-  doors->grpc->SetNotServing();
+  doors->SetNotServing();
   engine->BeginDrain(clock.NowNs() + NsOf(options.drain_seconds));
   bool forced = false;
   while (!engine->drained()) {
@@ -233,7 +255,7 @@ int ServeUntilStopped(const ServeOptions& options, const Clock& clock, Signals* 
     FollowRates(clock.UtcNs(), read_again && rates_too, rates, engine);
     if (!engine->Snapshot().failed) continue;
     spdlog::error("the engine has failed; ending, so that a new process can start");
-    doors->grpc->SetNotServing();
+    doors->SetNotServing();
     books->FinishTelling();
     doors->Stop();
     return kEngineFailed;
@@ -272,6 +294,10 @@ void TellAddresses(const ServeOptions& options, const std::string& price, const 
   spdlog::info("admin HTTP on {}:{}: /healthz /readyz /metrics /status", options.admin_host,
                admin.port());
   spdlog::info("{}", price);
+  if (!options.files_dir.empty()) {
+    spdlog::info("files and batches: {}, at most {} bytes", options.files_dir,
+                 options.files_bytes_max);
+  }
   spdlog::info("usage store: {}", options.usage_store.empty()
                                       ? "none; --usage-store FILE keeps the books"
                                       : options.usage_store);
@@ -363,6 +389,8 @@ int Serve(const ServeOptions& options) {
   const auto keys = OpenKeys(options, &clock);
   if (!keys.ok()) return Fail(keys.status());
   TenantRates tenant_rates;
+  const auto files = OpenFiles(options);
+  if (!files.ok()) return Fail(files.status());
   auto store = OpenStore(options, started_ns, &clock);
   if (!store.ok()) return Fail(store.status());
   auto loaded = LoadAndTell(options);
@@ -386,6 +414,7 @@ int Serve(const ServeOptions& options) {
   }
   engine_options.secret = DrawServerSecret();
   Engine engine(engine_options, (*loaded)->executor(), (*loaded)->served.tokenizer.get(), &clock);
+  AnswerKeys answer_keys(&(*loaded)->served, options.usage_store);
   CallRegistry calls;
   ServiceCounters counters;
   RequestLog log(MakeStdoutLogger());
@@ -409,6 +438,7 @@ int Serve(const ServeOptions& options) {
                      .books = &*books,
                      .tenants = tenants->get(),
                      .rates = &tenant_rates,
+                     .answer_keys = &answer_keys,
                      .keys = keys->get(),
                      .usage_store = options.usage_store};
   if (*store != nullptr) {
@@ -416,8 +446,20 @@ int Serve(const ServeOptions& options) {
     parts.budgets = &budgets;
   }
   engine.Start();
+  std::unique_ptr<BatchJobs> jobs;
+  if (*files != nullptr) {
+    auto started = BatchJobs::Start({}, parts, files->get());
+    if (!started.ok()) {
+      engine.Stop();
+      return Fail(started.status());
+    }
+    jobs = *std::move(started);
+    parts.files = files->get();
+    parts.jobs = jobs.get();
+  }
   auto doors = OpenDoors(options, parts);
   if (!doors.ok()) {
+    jobs.reset();
     engine.Stop();  // which closes the records
     return Fail(doors.status());
   }
@@ -430,6 +472,7 @@ int Serve(const ServeOptions& options) {
   const int code = ServeUntilStopped(options, clock, &signals, &rates, tenants->get(), keys->get(),
                                      &*doors, &engine, &*books);
   admin->reset();  // its pages look at the parts below
+  jobs.reset();
   engine.Stop();
   books.reset();  // the last period is in it
   return code;

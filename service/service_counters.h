@@ -16,7 +16,7 @@
 
 namespace tuppence {
 
-// The last three are HTTP's; its other routes count as what they are called over gRPC.
+// The last five are HTTP's; its other routes count as what they are called over gRPC.
 enum class Method : uint8_t {
   kGenerate,
   kTokenize,
@@ -25,13 +25,15 @@ enum class Method : uint8_t {
   kGetUsage,
   kChat,
   kCompletion,
+  kFiles,
+  kBatches,
   kOther
 };
-inline constexpr int kMethods = 8;
+inline constexpr int kMethods = 10;
 inline constexpr int kCodes = 17;  // gRPC's status codes
 inline constexpr std::array<const char*, kMethods> kMethodNames = {
-    "Generate", "Tokenize",       "Detokenize", "GetModel",
-    "GetUsage", "ChatCompletion", "Completion", "Other"};
+    "Generate",       "Tokenize",   "Detokenize", "GetModel", "GetUsage",
+    "ChatCompletion", "Completion", "Files",      "Batches",  "Other"};
 
 class ServiceCounters {
  public:

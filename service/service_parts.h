@@ -9,12 +9,15 @@
 namespace tuppence {
 
 class AdmissionControl;
+class AnswerKeys;
 class ApiKeys;
+class BatchJobs;
 class Bookkeeper;
 class Budgets;
 class CallRegistry;
 class Clock;
 class Engine;
+class FileStore;
 class Metrics;
 class RequestLog;
 class TenantRates;
@@ -46,6 +49,9 @@ struct ServiceParts {
   const Tenants* tenants = nullptr;             // null: all are alike
   Budgets* budgets = nullptr;                   // null where no usage store is kept
   TenantRates* rates = nullptr;                 // goes with tenants
+  AnswerKeys* answer_keys = nullptr;            // null: idempotency keys are passed over
+  FileStore* files = nullptr;                   // null: /v1/files and /v1/batches are off
+  BatchJobs* jobs = nullptr;                    // goes with files
   const ApiKeys* keys = nullptr;                // null: nobody needs one
   std::string usage_store;                      // its file, for readers; "": there is none
 };

@@ -38,7 +38,9 @@ absl::Status HoldBudget(const ServiceParts& parts, const Request& request) {
 }  // namespace
 
 absl::Status SubmitRequest(const ServiceParts& parts, Request request) {
-  if (parts.budgets == nullptr || !parts.budgets->Has(request.tenant)) {
+  // What is made again costs nothing, and so holds nothing.
+  if (parts.budgets == nullptr || !parts.budgets->Has(request.tenant) ||
+      !request.replay_of.empty()) {
     return parts.engine->Submit(std::move(request));
   }
   if (absl::Status held = HoldBudget(parts, request); !held.ok()) return held;

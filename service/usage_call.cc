@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "service/call_registry.h"
+#include "service/convert.h"
 #include "service/explain.h"
 #include "service/served_model.h"
 #include "service/unary_call.h"
@@ -31,34 +32,6 @@ void ToProto(const OpenCall& call, const ServiceParts& parts, v1::GetUsageRespon
   proto->set_explanation(ExplainOpen(call, age_ns));
 }
 
-void ToProto(const StoredRequest& row, v1::Usage* usage) {
-  usage->set_prompt_tokens(row.prompt_tokens);
-  usage->set_cached_tokens(row.cached_tokens);
-  usage->set_completion_tokens(row.completion_tokens);
-  usage->set_queue_seconds(kSecondsPerNs * row.queue_ns);
-  usage->set_prefill_seconds(kSecondsPerNs * row.prefill_time_ns);
-  usage->set_decode_seconds(kSecondsPerNs * row.decode_time_ns);
-  usage->set_total_seconds(kSecondsPerNs * row.total_ns);
-  usage->set_time_to_first_token_seconds(kSecondsPerNs * row.time_to_first_token_ns);
-  usage->set_steps(static_cast<int32_t>(row.steps));
-  usage->set_preemptions(static_cast<int32_t>(row.preemptions));
-  usage->set_mean_requests_per_step(row.mean_requests_per_step);
-}
-
-void ToProto(const StoredRequest& row, v1::Cost* cost) {
-  cost->set_machine_ns(row.machine_ns);
-  cost->set_shared_ns(row.shared_ns);
-  cost->set_own_ns(row.own_ns);
-  cost->set_prefill_ns(row.prefill_ns);
-  cost->set_decode_ns(row.decode_ns);
-  if (row.cost_nanousd.has_value()) cost->set_cost_nanousd(*row.cost_nanousd);
-  cost->set_rate_card_id(row.rate_card_id.value_or(""));
-  cost->set_written_off(row.written_off);
-  if (!row.reference_nanousd.has_value()) return;
-  cost->set_reference_nanousd(*row.reference_nanousd);
-  cost->set_reference_id(row.reference_id.value_or(""));
-}
-
 void ToProto(const FoundRequest& found, v1::GetUsageResponse* proto) {
   const StoredRequest& row = found.request;
   proto->set_request_id(row.request_id);
@@ -69,8 +42,8 @@ void ToProto(const FoundRequest& found, v1::GetUsageResponse* proto) {
   proto->set_code(static_cast<int32_t>(row.code));
   proto->set_received_unix_ns(row.received_utc_ns);
   proto->set_ended_unix_ns(row.ended_utc_ns);
-  ToProto(row, proto->mutable_usage());
-  ToProto(row, proto->mutable_cost());
+  ToProto(UsageOf(row), proto->mutable_usage());
+  ToProto(CostOf(row), proto->mutable_cost());
   proto->set_explanation(Explain(found));
 }
 

@@ -30,7 +30,7 @@ constexpr char kRequestColumns[] =
     "kv_block_seconds, machine_ns, shared_ns, own_ns, prefill_ns, decode_ns, "
     "unrecorded_ns, written_off, cost_nanousd, rate_card_id, reference_nanousd, reference_id";
 
-// Of kRequestColumns.
+// Of RequestColumns.
 StoredRequest ReadRequest(SqliteRows* rows) {
   StoredRequest row;
   row.sequence = rows->Integer();
@@ -61,6 +61,7 @@ StoredRequest ReadRequest(SqliteRows* rows) {
   row.rate_card_id = rows->TextOrNull();
   row.reference_nanousd = rows->IntegerOrNull();
   row.reference_id = rows->TextOrNull();
+  row.replay_of = rows->TextOrNull();
   return row;
 }
 
@@ -173,6 +174,11 @@ absl::Status UsageReader::CheckIsStore() {
                      kUsageSchemaVersion, "; read it with the version that wrote it"));
   }
   return absl::OkStatus();
+}
+
+// A store of an older version knows of no answer that was made again.
+std::string UsageReader::RequestColumns() const {
+  return absl::StrCat(kRequestColumns, version_ < 3 ? ", NULL AS replay_of" : ", replay_of");
 }
 
 absl::StatusOr<std::vector<StoredRun>> UsageReader::Runs() {
@@ -311,7 +317,7 @@ absl::Status UsageReader::ForEachPeriod(
 absl::Status UsageReader::ForEachRequest(
     const UtcWindow& ended, const std::function<absl::Status(const StoredRequest&)>& take) {
   SqliteRows rows(database_,
-                  absl::StrCat("SELECT ", kRequestColumns,
+                  absl::StrCat("SELECT ", RequestColumns(),
                                " FROM requests WHERE ended_utc_ns >= ?1 AND ended_utc_ns < ?2 "
                                "ORDER BY sequence"));
   rows.Bind(1, ended.from_ns);
@@ -325,7 +331,7 @@ absl::Status UsageReader::ForEachRequest(
 absl::StatusOr<std::optional<FoundRequest>> UsageReader::FindRequest(
     const std::string& id, const std::optional<std::string>& tenant) {
   SqliteRows rows(database_,
-                  absl::StrCat("SELECT ", kRequestColumns,
+                  absl::StrCat("SELECT ", RequestColumns(),
                                ", machine_share_ppm, micro_usd_per_hour FROM requests "
                                "JOIN runs USING (run_id) LEFT JOIN rate_cards USING (rate_card_id) "
                                "WHERE (request_id = ?1 OR (caller_id = ?1 AND caller_id != '')) "
@@ -370,6 +376,40 @@ absl::StatusOr<int64_t> UsageReader::RemovedRequests() {
                   "(SELECT seq FROM sqlite_sequence WHERE name = 'requests'), 0)");
   if (!rows.Next()) return Named(rows.status(), path_);
   return rows.Integer();
+}
+
+Usage UsageOf(const StoredRequest& row) {
+  Usage usage;
+  usage.prompt_tokens = row.prompt_tokens;
+  usage.cached_tokens = row.cached_tokens;
+  usage.completion_tokens = row.completion_tokens;
+  usage.queue_ns = row.queue_ns;
+  usage.prefill_ns = row.prefill_time_ns;
+  usage.decode_ns = row.decode_time_ns;
+  usage.total_ns = row.total_ns;
+  usage.time_to_first_token_ns = row.time_to_first_token_ns;
+  usage.steps = static_cast<int32_t>(row.steps);
+  usage.preemptions = static_cast<int32_t>(row.preemptions);
+  usage.mean_requests_per_step = row.mean_requests_per_step;
+  return usage;
+}
+
+Cost CostOf(const StoredRequest& row) {
+  Cost cost;
+  cost.machine_ns = row.machine_ns;
+  cost.shared_ns = row.shared_ns;
+  cost.own_ns = row.own_ns;
+  cost.prefill_ns = row.prefill_ns;
+  cost.decode_ns = row.decode_ns;
+  cost.has_rate = row.cost_nanousd.has_value();
+  cost.cost_nanousd = row.cost_nanousd.value_or(0);
+  cost.rate_card_id = row.rate_card_id.value_or("");
+  cost.written_off = row.written_off;
+  cost.has_reference = row.reference_nanousd.has_value();
+  cost.reference_nanousd = row.reference_nanousd.value_or(0);
+  cost.reference_id = row.reference_id.value_or("");
+  cost.replay_of = row.replay_of.value_or("");
+  return cost;
 }
 
 }  // namespace tuppence

@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "scheduler/period.h"
 #include "scheduler/rate_card.h"
+#include "scheduler/request.h"
 
 struct sqlite3;
 
@@ -111,9 +112,13 @@ struct StoredRequest {
   std::optional<std::string> rate_card_id;
   std::optional<int64_t> reference_nanousd;
   std::optional<std::string> reference_id;
+  std::optional<std::string> replay_of;  // whose answer it made again; none: its own
 
   int64_t recorded_ns() const { return machine_ns - unrecorded_ns; }
 };
+
+Usage UsageOf(const StoredRequest& row);
+Cost CostOf(const StoredRequest& row);
 
 struct FoundRequest {
   StoredRequest request;
@@ -168,6 +173,7 @@ class UsageReader {
  private:
   UsageReader(std::string path, sqlite3* database) : path_(std::move(path)), database_(database) {}
   absl::Status CheckIsStore();
+  std::string RequestColumns() const;
   absl::Status ReadRunEnds(std::vector<StoredRun>* runs);
   absl::Status ReadRunCards(std::vector<StoredRun>* runs);
 

@@ -4,7 +4,7 @@
 
 namespace tuppence {
 
-inline constexpr int kUsageSchemaVersion = 2;
+inline constexpr int kUsageSchemaVersion = 3;
 
 inline constexpr char kUsageSchema[] = R"sql(
 CREATE TABLE runs (                 -- one for each process
@@ -87,7 +87,7 @@ CREATE TABLE requests (
   prefill_ns      INTEGER NOT NULL,
   decode_ns       INTEGER NOT NULL,
   unrecorded_ns   INTEGER NOT NULL, -- of machine_ns: booked to the unrecorded account, not to request
-  written_off     INTEGER NOT NULL, -- 1: priced at nothing, by our own fault
+  written_off     INTEGER NOT NULL, -- 1: priced at nothing: by our own fault, or made again
   cost_nanousd    INTEGER,          -- as told to the caller; null: no rate card
   rate_card_id    TEXT,             -- the card at its end
   reference_nanousd INTEGER,        -- what the reference price would have asked; null: none set
@@ -126,8 +126,28 @@ INSERT INTO tenant_days
   FROM requests GROUP BY 1, 2;
 )sql";
 
+// Which answer a caller's key stands for. What was asked is there as a hash alone, what was
+// answered not at all: it is made again from the request, which its caller sends once more, and the
+// seed.
+inline constexpr char kAnswerKeysSchema[] = R"sql(
+CREATE TABLE answer_keys (
+  tenant          TEXT NOT NULL,
+  name            TEXT NOT NULL,
+  request_sha256  TEXT NOT NULL,
+  seed            INTEGER NOT NULL, -- its 64 bits
+  request_id      TEXT NOT NULL,    -- that was answered, and billed
+  run_id          TEXT NOT NULL REFERENCES runs,
+  received_utc_ns INTEGER NOT NULL,
+  outcome         TEXT NOT NULL,
+  PRIMARY KEY (tenant, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX answer_keys_by_time ON answer_keys (received_utc_ns);
+ALTER TABLE requests ADD COLUMN replay_of TEXT; -- whose answer it made again; null: an answer of its own
+)sql";
+
 // Element i takes a store from version i to i + 1; an empty file is version 0.
-inline constexpr const char* kUsageMigrations[kUsageSchemaVersion] = {kUsageSchema, kBudgetSchema};
+inline constexpr const char* kUsageMigrations[kUsageSchemaVersion] = {kUsageSchema, kBudgetSchema,
+                                                                      kAnswerKeysSchema};
 
 // PRAGMA application_id: "TPPC". Tells our files from other programs' databases.
 inline constexpr int kUsageApplicationId = 0x54505043;

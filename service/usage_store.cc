@@ -33,9 +33,10 @@ INSERT INTO requests (request_id, caller_id, run_id, tenant, model, received_utc
   ended_ns, outcome, code, prompt_tokens, cached_tokens, completion_tokens, queue_ns,
   prefill_time_ns, decode_time_ns, total_ns, time_to_first_token_ns, steps, preemptions,
   mean_requests_per_step, kv_block_seconds, machine_ns, shared_ns, own_ns, prefill_ns, decode_ns,
-  unrecorded_ns, written_off, cost_nanousd, rate_card_id, reference_nanousd, reference_id)
+  unrecorded_ns, written_off, cost_nanousd, rate_card_id, reference_nanousd, reference_id,
+  replay_of)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
-  ?, ?) ON CONFLICT (request_id) DO NOTHING)sql";
+  ?, ?, ?) ON CONFLICT (request_id) DO NOTHING)sql";
 
 constexpr char kInsertPeriod[] = R"sql(
 INSERT INTO periods (run_id, number, start_ns, end_ns, utc_start_ns, rate_card_id,
@@ -121,11 +122,13 @@ UsageStore::UsageStore(const StoreOptions& options, const StoreRun& run,
       lock_(std::move(lock)),
       statements_(std::make_unique<Statements>()),
       budgets_(std::make_unique<BudgetStore>()),
+      keys_(std::make_unique<KeyStore>()),
       checkpoint_at_pages_(options.checkpoint_pages) {}
 
 UsageStore::~UsageStore() {
   statements_.reset();
   budgets_.reset();
+  keys_.reset();
   sqlite3_close(database_);
 }
 
@@ -221,7 +224,7 @@ absl::Status UsageStore::Prepare() {
         std::pair{&s.trial, kTrial}}) {
     if (statement->Prepare(database_, sql) != SQLITE_OK) return Failure();
   }
-  return Done(budgets_->Prepare(database_));
+  return Done(budgets_->Prepare(database_) && keys_->Prepare(database_));
 }
 
 absl::Status UsageStore::BeginRun() {
@@ -292,9 +295,11 @@ absl::Status UsageStore::WriteRow(const RequestRow& row) {
   insert.If(cost.has_rate, cost.cost_nanousd)
       .If(cost.has_rate, cost.rate_card_id)
       .If(cost.has_reference, cost.reference_nanousd)
-      .If(cost.has_reference, cost.reference_id);
+      .If(cost.has_reference, cost.reference_id)
+      .If(!cost.replay_of.empty(), cost.replay_of);
   if (!insert.Run()) return Failure();
-  return Done(budgets_->Post(row, /*is_new=*/sqlite3_changes(database_) > 0));
+  return Done(budgets_->Post(row, /*is_new=*/sqlite3_changes(database_) > 0) &&
+              keys_->Insert(row, run_id_));
 }
 
 absl::StatusOr<std::vector<DaySpend>> UsageStore::SpendOfMonth(int64_t utc_ns) {
@@ -371,6 +376,8 @@ absl::Status UsageStore::Remove(int64_t now_ns, int64_t utc_now_ns) {
     rows << rows_before_ns << kRemovedAtOnce;
     if (!rows.Run()) return Failure();
     int most = sqlite3_changes(database_);
+    if (!keys_->Remove(rows_before_ns, kRemovedAtOnce)) return Failure();
+    most = std::max(most, sqlite3_changes(database_));
     charges << periods_before_ns << kRemovedAtOnce;
     if (!charges.Run()) return Failure();
     periods << periods_before_ns << kRemovedAtOnce;

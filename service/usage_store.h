@@ -16,6 +16,7 @@
 #include "scheduler/clock.h"
 #include "scheduler/step_records.h"
 #include "service/budget_store.h"
+#include "service/key_store.h"
 
 struct sqlite3;
 
@@ -107,6 +108,7 @@ class UsageStore {
   struct Statements;  // prepared once
   std::unique_ptr<Statements> statements_;
   std::unique_ptr<BudgetStore> budgets_;
+  std::unique_ptr<KeyStore> keys_;
   std::string model_;
   int log_pages_ = 0;  // of the write-ahead log, at the last commit
   int checkpoint_at_pages_;

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "scheduler/refusal.h"
+#include "service/answer_from_proto.h"
 #include "service/batch_input.h"
 #include "service/batch_line.h"
 #include "service/batch_output.h"
@@ -103,7 +104,7 @@ TEST_F(BatchTest, ALineAsksWhatItsBodySaysInTheBatchClass) {
   EXPECT_EQ(ask->custom_id, "a");
   EXPECT_EQ(ask->expected, "yes");
   EXPECT_FALSE(ask->shows_logprobs);
-  const v1::GenerateRequest& request = ask->request;
+  const v1::GenerateRequest request = ToProto(ask->ask);
   EXPECT_EQ(request.priority_class(), v1::PRIORITY_CLASS_BATCH);
   EXPECT_EQ(request.chat().messages(0).content(), "Hi");
   EXPECT_EQ(request.sampling().max_tokens(), 9);
@@ -123,7 +124,7 @@ TEST_F(BatchTest, EveryFieldThatABodyMayHaveReachesTheService) {
                 "ignore_eos": true, "stop": "x", "stop_token_ids": [5], "logprobs": 4,
                 "include_stop_str_in_output": true, "max_cost_nanousd": 77}})"});
   ASSERT_TRUE(line.ok()) << line.status();
-  v1::GenerateRequest request = line->request;
+  v1::GenerateRequest request = ToProto(line->ask);
   const GenerationAsk ask = AskFromProto(&request);
   EXPECT_THAT(ask.prompt.token_ids, ElementsAre(1, 450, 29871));
   EXPECT_EQ(ask.model, "m");
@@ -191,22 +192,24 @@ TEST_F(BatchTest, AnAnswerIsPutTogetherFromItsMessages) {
     return choice;
   };
   v1::GenerateResponse first;
-  first.mutable_start()->set_request_id("id");
-  first.mutable_start()->set_model("demo");
+  absl::flat_hash_map<int32_t, std::string> bytes;
+  answer.Begin({.request_id = "id", .model = "demo", .token_bytes = [&bytes](int32_t id) {
+                  return std::string_view(bytes[id]);
+                }});
   choice(&first, 0, " ab", 1, -1);
   choice(&first, 1, "z", 2, -3)->set_finish_reason(v1::FINISH_REASON_LENGTH);
-  answer.Add(first);
+  answer.Add(DeltaFromProto(first, &bytes));
   EXPECT_FALSE(answer.complete());
   v1::GenerateResponse second;
   choice(&second, 0, "c\n", 3, -2)->set_finish_reason(v1::FINISH_REASON_STOP);
-  answer.Add(second);
+  answer.Add(DeltaFromProto(second, &bytes));
   EXPECT_TRUE(answer.complete());
   EXPECT_FALSE(answer.has_end()) << "what it cost comes last";
   v1::GenerateResponse last;
   last.mutable_usage()->set_completion_tokens(3);
   last.mutable_cost()->set_cost_nanousd(42);
-  answer.Add(last);
-  const Json line = Json::parse(answer.Line("batch_req_1_1", 5, std::nullopt));
+  answer.Add(DeltaFromProto(last, &bytes));
+  const Json line = Json::parse(answer.Line("batch_req_1_1", std::nullopt));
   EXPECT_EQ(line["mean_logprob"], -2);
   EXPECT_EQ(line["exact_match"], true) << "but for the white space around it";
   EXPECT_EQ(line["answer"], " abc\n");

@@ -1,6 +1,7 @@
 // What the HTTP port itself takes and refuses: sections A and B of our list, and the pages beside
 // the completions.
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "service/http_routes.h"
 #include "tests/service/http_client.h"
@@ -128,12 +129,11 @@ TEST_F(HttpDoorsTest, A14UnknownPathsAre404AndOtherVerbs405) {
   EXPECT_EQ(Get("/").status, 404);
   EXPECT_EQ(Get("/v1").status, 404);
   for (const HttpRoute& route : HttpRoutes::Table()) {
-    const std::string path =
-        absl::StrCat(route.path, std::string(route.path).back() == '/' ? "x" : "");
-    for (const char* verb : {"PUT", "DELETE", "PATCH", "OPTIONS", "FROB"}) {
+    const std::string path = absl::StrReplaceAll(route.path, {{"*", "x"}});
+    for (const char* verb : {"PUT", "PATCH", "OPTIONS", "FROB"}) {
       const HttpAnswer answer = Ask(service_.http->port(), verb, path);
       EXPECT_EQ(answer.status, 405) << verb << " " << path;
-      EXPECT_EQ(answer.headers.at("allow"), route.verb);
+      EXPECT_THAT(answer.headers.at("allow"), HasSubstr(route.verb));
     }
   }
   service_.ExpectUnharmed();
@@ -143,7 +143,8 @@ TEST_F(HttpDoorsTest, B5PathTricksNeverReachARoute) {
   for (const char* target :
        {"//v1/models", "/v1//models", "/v1/%6dodels", "/v1/%2e%2e/v1/models", "/v1/../v1/models",
         "http://localhost/v1/models", "/v1/models/%64emo", "/v1/models/../models", "v1/models",
-        "/V1/models", "/v1/models;x", "*"}) {
+        "/V1/models", "/v1/models;x", "*", "/v1/files/../content", "/v1/files//content",
+        "/v1/files/a/b/content", "/v1/files/%2e/content", "/v1/files/a/content/", "/v1/batches/"}) {
     const HttpAnswer answer =
         Raw(absl::StrCat("GET ", target, " HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     EXPECT_THAT(answer.status, AnyOf(400, 404)) << target;

@@ -90,7 +90,7 @@ void MadeStore::Request(const std::string& run, const MadeRequest& request) {
                    or_null(request.cost_nanousd), ", ",
                    request.cost_nanousd.has_value() ? "'card'" : "NULL", ", ",
                    or_null(request.reference_nanousd), ", ",
-                   request.reference_nanousd.has_value() ? "'api@2026-11-01'" : "NULL", ")"));
+                   request.reference_nanousd.has_value() ? "'api@2026-11-01'" : "NULL", ", NULL)"));
   Sql(absl::StrCat("INSERT INTO tenant_days VALUES ('", request.tenant, "', ", DayOf(received_ns),
                    ", ", request.cost_nanousd.value_or(0),
                    ") ON CONFLICT DO UPDATE SET spent_nanousd = spent_nanousd + "

@@ -84,6 +84,7 @@ ServiceHarness::ServiceHarness(HarnessOptions options)
       executor(model.vocab),
       admission(options.admission),
       engine(options.engine, &executor, model.tokenizer.get(), &clock),
+      answer_keys(&model, options.usage_store),
       metrics({.model_name = model.name, .context_tokens = model.context_tokens}, &clock),
       log_lines(LoggerInto(&log_text_)) {
   parts = {.model = &model,
@@ -103,6 +104,7 @@ ServiceHarness::ServiceHarness(HarnessOptions options)
     parts.tenants = tenants.get();
   }
   parts.rates = &rates;
+  parts.answer_keys = &answer_keys;
   parts.budgets = options.budgets;
   if (!options.keys.empty()) {
     auto opened = ApiKeys::Open(options.keys, &clock);
@@ -111,6 +113,13 @@ ServiceHarness::ServiceHarness(HarnessOptions options)
     parts.keys = keys.get();
   }
   engine.Start();
+  if (!options.files_dir.empty()) {
+    files = FileStore::Open(options.files_dir, options.files_bytes_max).value();
+    jobs = BatchJobs::Start(options.jobs, parts, files.get()).value();
+    parts.files = files.get();
+    parts.jobs = jobs.get();
+    options.http.limits.upload_bytes_max = kFileBytesMax + (64 << 10);
+  }
   auto started = Server::Start(OnFreePort(options.server), parts);
   if (!started.ok()) std::cerr << started.status() << std::endl;
   CHECK(started.ok());
@@ -131,6 +140,7 @@ ServiceHarness::ServiceHarness(HarnessOptions options)
 ServiceHarness::~ServiceHarness() {
   executor.held = false;
   http->Stop(0);
+  jobs.reset();
   server->Stop(0);
   engine.Stop();
 }

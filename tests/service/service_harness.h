@@ -14,8 +14,11 @@
 #include "scheduler/clock.h"
 #include "scheduler/engine.h"
 #include "scheduler/null_executor.h"
+#include "service/answer_keys.h"
 #include "service/api_keys.h"
+#include "service/batch_jobs.h"
 #include "service/call_registry.h"
+#include "service/file_store.h"
 #include "service/http_server.h"
 #include "service/metrics.h"
 #include "service/request_log.h"
@@ -55,10 +58,13 @@ struct HarnessOptions {
   AdmissionLimits admission;
   EngineOptions engine;
   bool tokenizer = true;
-  std::string tenants;                 // a file; "": all are alike
-  std::string keys;                    // a file; "": nobody needs one
-  Budgets* budgets = nullptr;          // outlives the harness
-  std::string usage_store;             // of another process, as it were; "": none
+  std::string tenants;         // a file; "": all are alike
+  std::string keys;            // a file; "": nobody needs one
+  Budgets* budgets = nullptr;  // outlives the harness
+  std::string usage_store;     // of another process, as it were; "": none
+  std::string files_dir;       // "": no files, no batches
+  int64_t files_bytes_max = int64_t{1} << 30;
+  BatchJobsOptions jobs;
   std::string chat_template = "auto";  // "none": text without chat
 
   HarnessOptions();
@@ -104,6 +110,7 @@ class ServiceHarness {
   std::unique_ptr<ApiKeys> keys;
   TenantRates rates;
   Engine engine;
+  AnswerKeys answer_keys;
   CallRegistry calls;
   ServiceCounters counters;
   Metrics metrics;
@@ -114,6 +121,8 @@ class ServiceHarness {
  public:
   RequestLog log_lines;
   ServiceParts parts;
+  std::unique_ptr<FileStore> files;
+  std::unique_ptr<BatchJobs> jobs;
   std::unique_ptr<Server> server;
   std::unique_ptr<HttpServer> http;
 

@@ -255,6 +255,7 @@ TEST_F(UsageStoreTest, AStoreOfTheFirstVersionKnowsWhatWasSpentOnceItIsOpened) {
   }
   ASSERT_TRUE(Open().ok());
   EXPECT_THAT(Query(path_, "SELECT * FROM tenant_days"), ElementsAre("shop|1|5", "shop|2|7"));
+  EXPECT_THAT(Query(path_, "SELECT replay_of FROM requests LIMIT 1"), ElementsAre("null"));
 }
 
 TEST_F(UsageStoreTest, SpendIsPostedWithTheRowAndOnceHoweverOftenItIsWritten) {

@@ -1,0 +1,267 @@
+#include "service/http_files.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "model/strict_json.h"
+#include "service/batch_jobs.h"
+#include "service/http_handlers.h"
+#include "service/json_reader.h"
+#include "service/rpc_status.h"
+
+namespace tuppence {
+namespace {
+
+namespace asio = boost::asio;
+using Json = nlohmann::ordered_json;
+
+constexpr int64_t kBatchesOfPageMax = 100;
+constexpr int64_t kBatchesOfPage = 20;
+constexpr size_t kMetadataEntriesMax = 16;  // as OpenAI has it
+constexpr size_t kMetadataKeyBytesMax = 64;
+constexpr size_t kMetadataValueBytesMax = 512;
+
+absl::Status NoSuchFile(const std::string& id) {
+  return RefusalStatus(absl::StatusCode::kNotFound,
+                       absl::StrCat("there is no file ", id.substr(0, 64),
+                                    " of yours; GET /v1/files lists those that there are"),
+                       Because(reason::kFileNotFound));
+}
+
+// limit, after, order and purpose of a list's query; others mean nothing.
+absl::StatusOr<PageAsk> ReadPageAsk(const HttpRequest& request, int64_t limit, int64_t limit_max) {
+  PageAsk ask;
+  ask.limit = limit;
+  const std::string_view query = QueryOf(request);
+  for (const absl::string_view entry :
+       absl::StrSplit(absl::string_view(query.data(), query.size()), '&', absl::SkipEmpty())) {
+    const std::pair<std::string, std::string> pair = absl::StrSplit(entry, absl::MaxSplits('=', 1));
+    const auto& [name, value] = pair;
+    if (name == "limit") {
+      if (!absl::SimpleAtoi(value, &ask.limit) || ask.limit < 1 || ask.limit > limit_max) {
+        return InvalidFields({{"limit", absl::StrCat("is no whole number from 1 to ", limit_max,
+                                                     "; give one, or leave it out")}});
+      }
+    } else if (name == "after") {
+      ask.after = value;
+    } else if (name == "order") {
+      if (value != "asc" && value != "desc") {
+        return InvalidFields({{"order", "is neither asc nor desc; give one of them"}});
+      }
+      ask.newest_first = value == "desc";
+    } else if (name == "purpose") {
+      ask.purpose = value;
+    }
+  }
+  return ask;
+}
+
+Json ListJson(Json items, bool has_more) {
+  Json list = {{"object", "list"},
+               {"first_id", nullptr},
+               {"last_id", nullptr},
+               {"has_more", has_more},
+               {"data", std::move(items)}};
+  if (list["data"].empty()) return list;
+  list["first_id"] = list["data"].front()["id"];
+  list["last_id"] = list["data"].back()["id"];
+  return list;
+}
+
+// {"name": "text", ...}, small.
+void ReadMetadata(const nlohmann::json& value, JsonReader* read, Json* metadata) {
+  if (!value.is_object() || value.size() > kMetadataEntriesMax) {
+    read->Wrong(value, "metadata",
+                absl::StrCat("an object of at most ", kMetadataEntriesMax, " texts"));
+    return;
+  }
+  *metadata = Json::object();
+  for (const auto& [key, entry] : value.items()) {
+    if (key.size() > kMetadataKeyBytesMax || !entry.is_string() ||
+        entry.get_ref<const std::string&>().size() > kMetadataValueBytesMax) {
+      read->Wrong(entry, absl::StrCat("metadata[", key.substr(0, 16), "]"),
+                  absl::StrCat("a text of at most ", kMetadataValueBytesMax,
+                               " bytes, under a name of at most ", kMetadataKeyBytesMax));
+      return;
+    }
+    (*metadata)[key] = entry.get<std::string>();
+  }
+}
+
+absl::StatusOr<BatchAskedFor> ReadBatchAsk(const HttpRequest& request, const CallLimits& limits) {
+  const absl::StatusOr<nlohmann::json> json = ParseStrictJson(request.body());
+  if (!json.ok() || !json->is_object()) {
+    return RefusalStatus(
+        absl::StatusCode::kInvalidArgument,
+        absl::StrCat("the request's body: ", json.ok() ? "an object {...} is expected"
+                                                       : std::string(json.status().message())),
+        Because(reason::kMalformedMessage));
+  }
+  BatchAskedFor asked;
+  std::vector<FieldViolation> violations;
+  JsonReader read(&violations);
+  read.strict = limits.strict;
+  std::string window;
+  for (const auto& [name, value] : json->items()) {
+    if (name == "input_file_id") {
+      read.String(value, name, &asked.input_file_id);
+    } else if (name == "endpoint") {
+      read.String(value, name, &asked.endpoint);
+    } else if (name == "completion_window") {
+      read.String(value, name, &window);
+    } else if (name == "metadata") {
+      if (!value.is_null()) ReadMetadata(value, &read, &asked.metadata);
+    } else if (name == "output_expires_after") {
+      if (!value.is_null()) {
+        read.Refuse(name, "is not supported: files stay until they are deleted; leave it out");
+      }
+    } else {
+      read.Unknown(name);
+    }
+  }
+  if (violations.empty() && asked.endpoint != "/v1/chat/completions" &&
+      asked.endpoint != "/v1/completions") {
+    read.Refuse("endpoint", "is none of /v1/chat/completions and /v1/completions; give one");
+  }
+  if (violations.empty() && window != "24h") {
+    read.Refuse("completion_window", "is not \"24h\", the one that there is; give it");
+  }
+  if (!violations.empty()) return InvalidFields(violations);
+  return asked;
+}
+
+}  // namespace
+
+absl::Status CheckKeepsFiles(const ServiceParts& parts) {
+  if (parts.files != nullptr && parts.jobs != nullptr) return absl::OkStatus();
+  return absl::NotFoundError(
+      "this service keeps no files and runs no batches; start it with --files-dir DIR, or use "
+      "`tuppence batch`");
+}
+
+Json OpenAiFile(const StoredFile& file) {
+  return {{"id", file.id},
+          {"object", "file"},
+          {"bytes", file.bytes},
+          {"created_at", file.created_unix_seconds},
+          {"filename", file.filename},
+          {"purpose", file.purpose},
+          {"status", "processed"},
+          {"status_details", nullptr}};
+}
+
+absl::StatusOr<Json> ListFiles(const ServiceParts& parts, const CallIdentity& identity,
+                               const HttpRequest& request) {
+  if (absl::Status keeps = CheckKeepsFiles(parts); !keeps.ok()) return keeps;
+  const auto ask = ReadPageAsk(request, kFilesMax, kFilesMax);
+  if (!ask.ok()) return ask.status();
+  const auto page = parts.files->List(identity.tenant, *ask);
+  if (!page.ok()) return page.status();
+  Json items = Json::array();
+  for (const StoredFile& file : page->items) items.push_back(OpenAiFile(file));
+  return ListJson(std::move(items), page->has_more);
+}
+
+absl::StatusOr<Json> GetFile(const ServiceParts& parts, const CallIdentity& identity,
+                             const HttpRequest& request) {
+  if (absl::Status keeps = CheckKeepsFiles(parts); !keeps.ok()) return keeps;
+  const std::string id = NameIn(request);
+  const auto file = parts.files->Find(identity.tenant, id);
+  if (!file.ok()) return file.status();
+  if (!file->has_value()) return NoSuchFile(id);
+  return OpenAiFile(**file);
+}
+
+absl::StatusOr<Json> DeleteFile(const ServiceParts& parts, const CallIdentity& identity,
+                                const HttpRequest& request) {
+  if (absl::Status keeps = CheckKeepsFiles(parts); !keeps.ok()) return keeps;
+  const std::string id = NameIn(request);
+  const auto file = parts.files->Find(identity.tenant, id);
+  if (!file.ok()) return file.status();
+  if (!file->has_value()) return NoSuchFile(id);
+  if (const std::string batch = parts.jobs->ReaderOf(id); !batch.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat("the file is the input of ", batch,
+                                                      ", which has not ended; cancel that first"));
+  }
+  const absl::StatusOr<bool> deleted = parts.files->Delete(identity.tenant, id);
+  if (!deleted.ok()) return deleted.status();
+  if (!*deleted) return NoSuchFile(id);
+  return Json{{"id", id}, {"object", "file"}, {"deleted", true}};
+}
+
+asio::awaitable<void> SendFileContent(const HttpRoutes& routes, HttpExchange& exchange) {
+  const ServiceParts& parts = routes.parts();
+  const int64_t received_ns = parts.clock->NowNs();
+  CallIdentity identity;
+  absl::Status status = ReadCaller(parts, exchange.request(), &identity);
+  if (status.ok()) status = CheckKeepsFiles(parts);
+  const std::string id = NameIn(exchange.request());
+  int file = -1;
+  int64_t bytes = 0;
+  if (status.ok()) {
+    const auto found = parts.files->Find(identity.tenant, id);
+    status = found.status();
+    if (status.ok() && found->has_value()) {
+      bytes = (*found)->bytes;
+      file = open(parts.files->PathOf(id).c_str(), O_RDONLY | O_CLOEXEC);
+    }
+    if (status.ok() && file < 0) status = NoSuchFile(id);
+  }
+  CountCall(parts, Method::kFiles, identity, status, received_ns);
+  HttpReply reply;
+  if (!status.ok()) reply = ErrorReply(status);
+  AddIds(identity, &reply.headers);
+  if (file < 0) {
+    co_await exchange.Reply(std::move(reply));
+    co_return;
+  }
+  reply.content_type = "application/octet-stream";
+  co_await exchange.ReplyFile(std::move(reply), file, bytes);
+  close(file);
+}
+
+absl::StatusOr<Json> CreateBatch(const ServiceParts& parts, const CallIdentity& identity,
+                                 const HttpRequest& request) {
+  if (absl::Status keeps = CheckKeepsFiles(parts); !keeps.ok()) return keeps;
+  const auto asked = ReadBatchAsk(request, parts.limits);
+  if (!asked.ok()) return asked.status();
+  const auto batch = parts.jobs->Create(identity.tenant, *asked);
+  if (!batch.ok()) return batch.status();
+  return OpenAiBatch(*batch);
+}
+
+absl::StatusOr<Json> ListBatches(const ServiceParts& parts, const CallIdentity& identity,
+                                 const HttpRequest& request) {
+  if (absl::Status keeps = CheckKeepsFiles(parts); !keeps.ok()) return keeps;
+  auto ask = ReadPageAsk(request, kBatchesOfPage, kBatchesOfPageMax);
+  if (!ask.ok()) return ask.status();
+  ask->purpose.clear();
+  const auto page = parts.jobs->List(identity.tenant, *ask);
+  if (!page.ok()) return page.status();
+  Json items = Json::array();
+  for (const BatchRecord& batch : page->items) items.push_back(OpenAiBatch(batch));
+  return ListJson(std::move(items), page->has_more);
+}
+
+absl::StatusOr<Json> GetBatch(const ServiceParts& parts, const CallIdentity& identity,
+                              const HttpRequest& request) {
+  if (absl::Status keeps = CheckKeepsFiles(parts); !keeps.ok()) return keeps;
+  const auto batch = parts.jobs->Find(identity.tenant, NameIn(request));
+  if (!batch.ok()) return batch.status();
+  return OpenAiBatch(*batch);
+}
+
+absl::StatusOr<Json> CancelBatch(const ServiceParts& parts, const CallIdentity& identity,
+                                 const HttpRequest& request) {
+  if (absl::Status keeps = CheckKeepsFiles(parts); !keeps.ok()) return keeps;
+  const auto batch = parts.jobs->Cancel(identity.tenant, NameIn(request));
+  if (!batch.ok()) return batch.status();
+  return OpenAiBatch(*batch);
+}
+
+}  // namespace tuppence

@@ -1,0 +1,54 @@
+#include "service/http_handlers.h"
+
+#include "service/request_log.h"
+#include "service/service_counters.h"
+
+namespace tuppence {
+namespace {
+
+std::string_view TargetOf(const HttpHeader& header) {
+  return {header.target().data(), header.target().size()};
+}
+
+}  // namespace
+
+std::string_view PathOf(const HttpHeader& header) {
+  const std::string_view target = TargetOf(header);
+  return target.substr(0, target.find('?'));
+}
+
+std::string_view QueryOf(const HttpHeader& header) {
+  const std::string_view target = TargetOf(header);
+  const size_t mark = target.find('?');
+  return mark == std::string_view::npos ? std::string_view() : target.substr(mark + 1);
+}
+
+// It is the third of the path's parts: /v1/files/NAME, /v1/files/NAME/content.
+std::string NameIn(const HttpHeader& header) {
+  const std::string_view path = PathOf(header);
+  const size_t begin = path.find('/', path.find('/', 1) + 1) + 1;
+  return std::string(path.substr(begin, path.find('/', begin) - begin));
+}
+
+std::string DumpJson(const nlohmann::ordered_json& json) {
+  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+void CountCall(const ServiceParts& parts, Method method, const CallIdentity& identity,
+               const absl::Status& status, int64_t received_ns) {
+  parts.counters->CountEnded(method, static_cast<int>(status.code()));
+  parts.counters->CountRefused(status);
+  parts.log->Write({.method = kMethodNames[static_cast<int>(method)],
+                    .identity = &identity,
+                    .status = &status,
+                    .ended_utc_ns = parts.clock->UtcNs(),
+                    .total_ns = parts.clock->NowNs() - received_ns});
+}
+
+absl::Status ReadCaller(const ServiceParts& parts, const HttpHeader& header,
+                        CallIdentity* identity) {
+  if (absl::Status known = ReadIdentity(header, parts, identity); !known.ok()) return known;
+  return ReadDeadline(header, parts.limits, *parts.clock).status();
+}
+
+}  // namespace tuppence
