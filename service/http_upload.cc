@@ -166,29 +166,48 @@ asio::awaitable<absl::StatusOr<BatchCount>> CheckAside(FileOnItsWay* file, HttpE
   co_return count;
 }
 
-struct Received {
-  absl::Status status;
-  bool broken = false;  // the body: the connection answers for itself
-};
-
-asio::awaitable<Received> ReceiveForm(const std::string& boundary, UploadForm* form,
-                                      HttpExchange& exchange) {
-  Received received;
+// The body into the form. *broken: it broke off, and the connection answers for itself.
+asio::awaitable<absl::Status> ReadForm(const std::string& boundary, UploadForm* form,
+                                       HttpExchange& exchange, bool* broken) {
   MultipartReader reader(boundary, form);
   std::vector<char> piece(kPieceBytes);
-  while (received.status.ok()) {
+  while (true) {
     const int64_t bytes = co_await exchange.ReadBody(piece.data(), piece.size());
-    if (bytes < 0) {
-      received.broken = true;
-      received.status = absl::CancelledError("the upload broke off");
-      co_return received;
-    }
+    *broken = bytes < 0;
+    if (*broken) co_return absl::CancelledError("the upload broke off");
     if (bytes == 0) break;
-    received.status = reader.Feed(std::string_view(piece.data(), static_cast<size_t>(bytes)));
+    absl::Status fed = reader.Feed(std::string_view(piece.data(), static_cast<size_t>(bytes)));
+    if (!fed.ok()) co_return fed;
   }
-  if (received.status.ok()) received.status = reader.Finish();
-  if (received.status.ok()) received.status = form->Check();
-  co_return received;
+  absl::Status whole = reader.Finish();
+  co_return whole.ok() ? form->Check() : whole;
+}
+
+// From the body's first byte to a file of the tenant's.
+asio::awaitable<absl::StatusOr<StoredFile>> Store(const ServiceParts& parts,
+                                                  const std::string& tenant, HttpExchange& exchange,
+                                                  bool* broken) {
+  const absl::StatusOr<std::string> boundary =
+      MultipartReader::BoundaryOf(HeaderOf(exchange.request(), "Content-Type").value);
+  if (!boundary.ok()) co_return boundary.status();
+  FileOnItsWay file(parts.files);
+  UploadForm form(&file);
+  const absl::Status read = co_await ReadForm(*boundary, &form, exchange, broken);
+  if (!read.ok()) co_return read;
+  const absl::StatusOr<BatchCount> count = co_await CheckAside(&file, exchange);
+  if (!count.ok()) co_return count.status();
+  StoredFile stored;
+  stored.id = file.id();
+  stored.tenant = tenant;
+  stored.purpose = "batch";
+  stored.filename = form.filename();
+  stored.bytes = file.bytes();
+  stored.lines = count->lines;
+  stored.created_unix_seconds = parts.clock->UtcNs() / 1'000'000'000;
+  const absl::Status added = parts.files->Add(stored);
+  if (!added.ok()) co_return added;
+  file.Keep();
+  co_return stored;
 }
 
 absl::Status TooManyUploads() {
@@ -222,39 +241,18 @@ asio::awaitable<void> UploadFile(const HttpRoutes& routes, HttpExchange& exchang
   if (status.ok()) status = CheckKeepsFiles(parts);
   const UploadPlace place;
   if (status.ok() && !place.taken()) status = TooManyUploads();
-  absl::StatusOr<std::string> boundary =
-      MultipartReader::BoundaryOf(HeaderOf(exchange.request(), "Content-Type").value);
-  if (status.ok()) status = boundary.status();
   HttpReply reply;
+  bool broken = false;
   if (status.ok()) {
-    FileOnItsWay file(parts.files);
-    UploadForm form(&file);
-    const Received received = co_await ReceiveForm(*boundary, &form, exchange);
-    status = received.status;
-    if (received.broken) {
-      CountCall(parts, Method::kFiles, identity, status, received_ns);
-      co_return;
-    }
-    StoredFile stored = {.id = file.id(), .tenant = identity.tenant, .purpose = "batch"};
-    if (status.ok()) {
-      const absl::StatusOr<BatchCount> count = co_await CheckAside(&file, exchange);
-      status = count.status();
-      if (count.ok()) stored.lines = count->lines;
-    }
-    if (status.ok()) {
-      stored.filename = form.filename();
-      stored.bytes = file.bytes();
-      stored.created_unix_seconds = parts.clock->UtcNs() / 1'000'000'000;
-      status = parts.files->Add(stored);
-    }
-    if (status.ok()) {
-      file.Keep();
-      reply.body = DumpJson(OpenAiFile(stored));
-    }
+    const absl::StatusOr<StoredFile> stored =
+        co_await Store(parts, identity.tenant, exchange, &broken);
+    status = stored.status();
+    if (stored.ok()) reply.body = DumpJson(OpenAiFile(*stored));
   }
+  CountCall(parts, Method::kFiles, identity, status, received_ns);
+  if (broken) co_return;
   if (!status.ok()) reply = ErrorReply(status);
   AddIds(identity, &reply.headers);
-  CountCall(parts, Method::kFiles, identity, status, received_ns);
   co_await exchange.Reply(std::move(reply));
 }
 

@@ -19,12 +19,12 @@ namespace tuppence {
 // What every object of one answer begins with, and what it shows.
 struct AnswerHead {
   OpenAiKind kind = OpenAiKind::kChat;
-  std::string request_id;
+  std::string request_id = {};
   int64_t created_unix_seconds = 0;
-  std::string model;
-  std::string arithmetic_id;
+  std::string model = {};
+  std::string arithmetic_id = {};
   // What a token adds to the text, for log-probabilities; "" where that is not known.
-  std::function<std::string_view(int32_t token_id)> token_bytes;
+  std::function<std::string_view(int32_t token_id)> token_bytes = nullptr;
   bool stream = false;
   bool include_usage = false;  // of a stream
   bool token_ids = false;      // beside the text

@@ -207,6 +207,7 @@ TEST_F(BatchTest, AnAnswerIsPutTogetherFromItsMessages) {
   EXPECT_FALSE(answer.has_end()) << "what it cost comes last";
   v1::GenerateResponse last;
   last.mutable_usage()->set_completion_tokens(3);
+  last.mutable_usage()->set_energy_joules(1.5);
   last.mutable_cost()->set_cost_nanousd(42);
   answer.Add(DeltaFromProto(last, &bytes));
   const Json line = Json::parse(answer.Line("batch_req_1_1", std::nullopt));
@@ -221,6 +222,11 @@ TEST_F(BatchTest, AnAnswerIsPutTogetherFromItsMessages) {
   EXPECT_EQ(body["choices"][1]["finish_reason"], "length");
   EXPECT_EQ(body["choices"][0]["logprobs"]["tokens"], Json::array({" ab", "c\n"}));
   EXPECT_EQ(body["usage"]["cost_nanousd"], 42);
+  EXPECT_EQ(body["usage"]["energy_joules"], 1.5);
+  answer.SetEnd({}, {});
+  EXPECT_FALSE(Json::parse(answer.Line("x_1", std::nullopt))["response"]["body"]["usage"].contains(
+      "energy_joules"))
+      << "where the device tells none";
 }
 
 TEST_F(BatchTest, WhatWasWrittenIsFoundAgainAndATornLineIsTakenOff) {
