@@ -3,8 +3,10 @@ cost, and each error as the exception that the library has for it. Run by openai
 
     python3 openai_clients.py BASE_URL KEY KEY_WITH_ONE_REQUEST_A_MINUTE
 """
+import json
 import os
 import sys
+import time
 
 base_url, key, slow_key = sys.argv[1:]
 # Nothing but this machine is asked: no price list, no tracing.
@@ -104,6 +106,39 @@ def errors_of_openai():
     assert limited.response.headers["x-should-retry"] == "true"
 
 
+def batches_of_openai():
+    client = openai.OpenAI(base_url=base_url, api_key=key)
+    lines = [{"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions",
+              "body": {"model": MODEL, "messages": QUESTION, "max_tokens": number}}
+             for number in (5, 6, 100_000)]
+    content = "\n".join(json.dumps(line) for line in lines).encode()
+    file = client.files.create(file=("in.jsonl", content), purpose="batch")
+    assert client.files.retrieve(file.id).bytes == len(content)
+    assert client.files.content(file.id).read() == content
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions",
+                                  completion_window="24h", metadata={"night": "7"})
+    while batch.status in ("validating", "in_progress", "finalizing"):
+        time.sleep(0.1)
+        batch = client.batches.retrieve(batch.id)
+    assert batch.status == "completed" and batch.metadata["night"] == "7", batch
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (2, 1), batch
+    answers = [json.loads(line) for line in client.files.content(batch.output_file_id).text.splitlines()]
+    tokens = {a["custom_id"]: a["response"]["body"]["usage"]["completion_tokens"] for a in answers}
+    assert tokens == {"5": 5, "6": 6}, tokens
+    assert "100000" in client.files.content(batch.error_file_id).text
+    assert [b.id for b in client.batches.list(limit=1)] == [batch.id]
+    assert {f.id for f in client.files.list()} == {file.id, batch.output_file_id, batch.error_file_id}
+    raises(openai.BadRequestError, lambda: client.batches.cancel(batch.id))
+    assert client.files.delete(file.id).deleted
+    raises(openai.NotFoundError, lambda: client.files.retrieve(file.id))
+    ask = {"model": MODEL, "messages": QUESTION, "max_tokens": 9,
+           "extra_headers": {"Idempotency-Key": "once"}}
+    first = client.chat.completions.create(**ask)
+    again = client.chat.completions.create(**ask)
+    assert again.choices == first.choices and again.usage.model_extra["cost"] == 0
+    raises(openai.ConflictError, lambda: client.chat.completions.create(**{**ask, "max_tokens": 10}))
+
+
 def with_litellm():
     litellm.telemetry = False
     common = {"model": f"openai/{MODEL}", "api_base": base_url, "api_key": key,
@@ -133,6 +168,6 @@ def with_langchain():
     raises(openai.AuthenticationError, lambda: wrong.invoke(messages))
 
 
-for part in (with_openai, errors_of_openai, with_litellm, with_langchain):
+for part in (with_openai, errors_of_openai, batches_of_openai, with_litellm, with_langchain):
     part()
     print(f"  {part.__name__}: passed", flush=True)

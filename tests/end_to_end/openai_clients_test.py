@@ -46,7 +46,8 @@ def main():
         port = free_port()
         service = Service(binary, folder, "service", root / "deploy/demo_model/checkpoint",
                           "--http-port", str(port), "--keys", keys, "--tenants", tenants,
-                          "--price-per-hour", "0.526", "--model-alias", "gpt-4o-mini")
+                          "--price-per-hour", "0.526", "--model-alias", "gpt-4o-mini",
+                          "--files-dir", str(folder / "files"))
         try:
             service.wait_ready()
             subprocess.run([python, here / "openai_clients.py", f"http://127.0.0.1:{port}/v1",
