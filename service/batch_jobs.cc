@@ -286,7 +286,7 @@ void BatchJobs::RunJob(Job* job) {
 std::optional<BatchStatus> BatchJobs::EndOf(const Job& job, const absl::Status& asked) const {
   if (asked.ok()) {
     return job.record.status == BatchStatus::kCancelling ? BatchStatus::kCancelled
-           : job.expired                                 ? BatchStatus::kExpired
+           : job.cut_off                                 ? BatchStatus::kExpired
                                                          : BatchStatus::kCompleted;
   }
   if (stopping_) return std::nullopt;
@@ -360,11 +360,14 @@ absl::Status BatchJobs::AskLines(Job* job, const BatchRecord& record) {
     expired = job->expired && !stopping_ && job->record.status != BatchStatus::kCancelling;
   }
   if (status.ok() || !expired) return status;
+  results->answers.reset();  // one at a time has them
+  results->errors.reset();
   results = OpenResults(record);  // with what was answered meanwhile
   if (!results.ok()) return results.status();
   status = WriteExpiredLines(record, &*results);
   absl::MutexLock lock(&mutex_);
   job->totals = results->totals;
+  job->cut_off = true;
   return status;
 }
 

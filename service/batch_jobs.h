@@ -73,6 +73,7 @@ class BatchJobs {
     std::shared_ptr<const BatchTotals> totals;  // of the run at hand; null before
     bool running = false;
     bool expired = false;  // its time is up
+    bool cut_off = false;  // and lines were left then
     BatchRunner* runner = nullptr;
   };
 

@@ -147,7 +147,7 @@ absl::Status Generation::ClaimKey(GenerationAsk* ask) {
 
 // A complete answer is kept for whoever asks again; whatever else it came to leaves the key free.
 void Generation::ReleaseKey(const absl::Status& status, const RequestEnd* end) {
-  if (!has_key_) return;
+  if (!has_key_ || std::exchange(key_released_, true)) return;
   std::shared_ptr<const KeptAnswer> answer;
   if (status.ok() && end != nullptr) {
     answer = gatherer_.Finish({.request_id = answer_id(),
@@ -221,7 +221,7 @@ absl::Status Generation::Tokenise(GenerationAsk* ask, Request* request) const {
 
 // What the request may need at most; the rest goes back at its end.
 absl::Status Generation::TakeRate(const Request& request) {
-  if (parts_.rates == nullptr || is_replay()) return absl::OkStatus();
+  if (parts_.rates == nullptr) return absl::OkStatus();
   const int64_t tokens = static_cast<int64_t>(request.prompt.size()) +
                          int64_t{request.sampling.max_tokens} * request.sampling.choices;
   absl::Status taken =
@@ -247,6 +247,8 @@ bool Generation::Take(StreamDelta* delta) {
   }
   if (!stream_->Take(delta)) return false;
   if (has_key_) gatherer_.Add(*delta);
+  // Before the caller has the end, for it may send the next request at once.
+  if (delta->end.has_value()) ReleaseKey(delta->end->status, &*delta->end);
   for (const ChoiceDelta& choice : delta->choices) {
     completion_tokens_.fetch_add(static_cast<int64_t>(choice.token_ids.size()));
   }

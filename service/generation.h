@@ -100,6 +100,7 @@ class Generation {
   int64_t created_utc_ns_ = 0;
   // Of a request with an idempotency key.
   bool has_key_ = false;  // it is taken, and to be released
+  bool key_released_ = false;
   std::string request_sha256_;
   std::string replay_of_;                   // the first request's id
   std::shared_ptr<const KeptAnswer> kept_;  // the answer, where it is in memory

@@ -255,6 +255,8 @@ asio::awaitable<bool> Connection<Stream>::ServeUpload(Parser* parser) {
   upload_ = &upload;
   upload_error_ = {};
   began_events_ = false;
+  phase_ = Phase::kAnswering;
+  expires_ns_ = 0;
   if (!co_await MeetExpectation(upload.get())) co_return false;
   co_await door_->routes->Answer(*this);
   upload_ = nullptr;

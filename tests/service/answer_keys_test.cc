@@ -2,6 +2,7 @@
 // is refused, and what the books alone remember is made again at no price (C15 of our list).
 #include "service/answer_keys.h"
 
+#include <chrono>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -137,7 +138,9 @@ TEST_F(AnswerKeysTest, AnotherRequestOfTheSameKeyIsRefused) {
 TEST_F(AnswerKeysTest, WhileTheFirstIsAtWorkTheSecondHearsWhenToComeAgain) {
   service_.executor.held = true;
   const auto first = service_.Start(Unseeded(), Keyed("k"));
-  while (service_.engine.Snapshot().running == 0) std::this_thread::yield();
+  while (service_.admission.snapshot().requests == 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
   const auto second = service_.Generate(Unseeded(), Keyed("k"));
   EXPECT_EQ(second->Wait().code, kAborted);
   EXPECT_EQ(second->Wait().reason, "IDEMPOTENCY_IN_PROGRESS");

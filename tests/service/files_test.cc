@@ -421,6 +421,25 @@ TEST_F(FilesTest, F7ABatchWithoutRoomForItsResultsPausesAndGoesOn) {
   EXPECT_EQ(Results(batch["output_file_id"]).size(), 40u);
 }
 
+TEST_F(FilesTest, WhoMayNotUseTheBatchClassHearsItAtOnce) {
+  options_.tenants = folder_ + "-tenants.json";
+  std::ofstream(options_.tenants) << R"({"tenants": {"shop": {"classes": ["interactive"]}}})";
+  Serve();
+  EXPECT_EQ(Create(Upload(Lines(1))).status, 403);
+}
+
+TEST_F(FilesTest, ATenantHasSoManyBatchesAtOnce) {
+  options_.jobs.tenant_jobs_max = 1;
+  Serve();
+  service_->executor.held = true;
+  const std::string file = Upload(Lines(1));
+  const std::string id = Create(file).json()["id"];
+  EXPECT_EQ(Create(file).status, 429);
+  service_->executor.held = false;
+  WaitForStatus(id, "completed");
+  EXPECT_EQ(Create(file).status, 200);
+}
+
 TEST_F(FilesTest, ListsComeInPages) {
   Serve();
   std::vector<std::string> ids;

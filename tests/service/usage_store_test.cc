@@ -60,15 +60,17 @@ TEST_F(UsageStoreTest, ARowComesBackAsItWas) {
   second.cost.has_reference = true;
   second.cost.reference_nanousd = 555;
   second.cost.reference_id = "api";
+  second.cost.replay_of = "first";
   Write(store.get(), ended);
   EXPECT_THAT(
       Query(path_, "SELECT * FROM requests ORDER BY sequence"),
-      ElementsAre("1|request-1|caller-1|" + store->run_id() +
-                      "|tenant-1|demo|4000000000000000001|4000000000000000501|1000001|length|0|11|"
-                      "1|21|2|3|4|9|5|6|1|1.5|0.25|1001|600|401|100|901|0|0|8|card|null|null",
-                  "2|request-2|caller-2|" + store->run_id() +
-                      "|tenant-2|demo|4000000000000000002|4000000000000000502|1000002|error|13|12|"
-                      "1|22|2|3|4|9|5|6|1|1.5|0.25|1002|600|402|100|902|77|1|null|null|555|api"));
+      ElementsAre(
+          "1|request-1|caller-1|" + store->run_id() +
+              "|tenant-1|demo|4000000000000000001|4000000000000000501|1000001|length|0|11|"
+              "1|21|2|3|4|9|5|6|1|1.5|0.25|1001|600|401|100|901|0|0|8|card|null|null|null",
+          "2|request-2|caller-2|" + store->run_id() +
+              "|tenant-2|demo|4000000000000000002|4000000000000000502|1000002|error|13|12|"
+              "1|22|2|3|4|9|5|6|1|1.5|0.25|1002|600|402|100|902|77|1|null|null|555|api|first"));
 }
 
 TEST_F(UsageStoreTest, APeriodAndItsAccountsComeBackAsTheyWere) {
