@@ -18,7 +18,7 @@ import time
 
 from observed_service import Service, free_port, root, temporary_folder, wait_for
 
-LINES = 120
+LINES = 400
 BOUNDARY = "a-boundary-of-this-test"
 
 
@@ -85,7 +85,7 @@ class Door:
 def question(number, **fields):
     return {"custom_id": f"q{number}", "method": "POST", "url": "/v1/chat/completions",
             "body": {"messages": [{"role": "user", "content": f"Where is my order {48000 + number}?"}],
-                     "max_tokens": 24, "ignore_eos": True, **fields}}
+                     "max_tokens": 40, "ignore_eos": True, **fields}}
 
 
 def batch_input():
@@ -100,21 +100,37 @@ def text_of(line):
     return line["response"]["body"]["choices"][0]["message"]["content"]
 
 
-def restart(service):
+def restart(service, while_dead=lambda: None):
     service.process.kill()
     service.process.wait()
+    while_dead()
     service.start()
     service.wait_ready()
 
 
-def answered_batch(service, door, store, draw, kills):
+def tear(folder, batch_id, bytes_torn):
+    """Takes the end off a batch's results, as a machine that dies does; the whole lines that this touched."""
+    record, = sqlite3.connect(folder / "files.db").execute(
+        "SELECT record FROM batches WHERE id = ?", (batch_id,)).fetchone()
+    path = folder / json.loads(record)["output_file_id"]
+    content = path.read_bytes()
+    whole = content[:content.rfind(b"\n") + 1]
+    left = max(0, len(whole) - bytes_torn)
+    path.write_bytes(whole[:left])
+    begin = whole.rfind(b"\n", 0, left) + 1
+    return [json.loads(line) for line in whole[begin:].splitlines()]
+
+
+def answered_batch(service, door, folder, draw, kills):
     content, refused = batch_input()
     status, file = door.upload([content[:1000], content[1000:]])
     assert status == 200 and file["bytes"] == len(content), file
-    batch_id = door.create(file["id"])
-    for _ in range(kills):
-        time.sleep(draw.uniform(0.02, 0.4))
-        restart(service)
+    batch_id, torn = door.create(file["id"]), []
+    for kill in range(kills):  # spread over the job, each within some lines of a mark
+        mark = LINES * (kill + 1) // (kills + 2)
+        wait_for(f"{mark} lines", lambda: done_of(door, batch_id) >= mark, 60, every=0.002)
+        time.sleep(draw.uniform(0, 0.03))
+        restart(service, lambda: torn.extend(tear(folder / "files", batch_id, draw.randint(1, 3000))))
     batch = door.wait_for_batch(batch_id)
     assert batch["status"] == "completed", batch
     assert batch["request_counts"] == {"total": LINES, "completed": LINES - len(refused),
@@ -122,7 +138,14 @@ def answered_batch(service, door, store, draw, kills):
     answers = door.results(batch["output_file_id"])
     assert set(door.results(batch["error_file_id"])) == refused
     assert set(answers) == {f"q{n}" for n in range(LINES)} - {"q7", "q11"}
-    replays = check_books(store, batch_id, answers)
+    replays = check_books(folder / "usage.db", batch_id, answers)
+    # What was torn off is made again as it was: the same answer, request and cost.
+    assert replays >= len({line["custom_id"] for line in torn}) >= bool(kills)
+    for line in torn:
+        line["response"]["body"].pop("created")
+        found = json.loads(json.dumps(answers[line["custom_id"]]))
+        found["response"]["body"].pop("created")
+        assert found == line, (found, line)
     assert batch["usage"]["cost_nanousd"] == sum(
         line["response"]["body"]["usage"]["cost_nanousd"] for line in answers.values())
     return batch, answers, replays
@@ -267,10 +290,10 @@ def main():
         stack.callback(lambda: service.process.kill())
         service.wait_ready()
         door = Door(http_port)
-        batch, answers, replays = answered_batch(service, door, store, draw, kills)
+        batch, answers, replays = answered_batch(service, door, folder, draw, kills)
         print(f"{kills} kills: {LINES} lines once in the results, {len(answers)} answers once in the "
               f"books, {replays} made again at no price", flush=True)
-        _, calm, none = answered_batch(service, door, store, draw, 0)
+        _, calm, none = answered_batch(service, door, folder, draw, 0)
         assert none == 0
         for number in range(0, LINES, 3):
             assert text_of(calm[f"q{number}"]) == text_of(answers[f"q{number}"]), number

@@ -43,14 +43,14 @@ def get(url, timeout=10):
         return answer.read().decode()
 
 
-def wait_for(what, done, seconds):
+def wait_for(what, done, seconds, every=0.1):
     end = time.monotonic() + seconds
     while True:
         answer = done()
         if answer:
             return answer
         assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(0.1)
+        time.sleep(every)
 
 
 def start_process(command, **streams):
