@@ -276,6 +276,28 @@ TEST(EngineBooksTest, OurOwnFaultIsBookedAndPricedAtNothing) {
   ExpectBooksAgree(books, start_ns, harness.clock().NowNs());
 }
 
+TEST(EngineBooksTest, AnAnswerMadeAgainIsBookedAndPricedAtNothing) {
+  TestBooks books;
+  EngineHarness harness(WithBooks(books));
+  const int64_t start_ns = harness.clock().NowNs();
+  Request replay = MakeRequest("replay", 5, 6, 2);
+  replay.replay_of = "first";
+  harness.Submit(MakeRequest("other", 5, 6, 1));
+  harness.Submit(std::move(replay));
+  for (int i = 0; i < 8; ++i) harness.Step();
+  harness.engine().Stop();
+  books.TakeAll();
+  const RequestRow& row = books.row("replay");
+  EXPECT_EQ(row.code, absl::StatusCode::kOk);
+  EXPECT_TRUE(row.written_off);
+  EXPECT_EQ(row.cost.replay_of, "first");
+  EXPECT_GT(row.cost.machine_ns, 0);
+  EXPECT_EQ(row.cost.cost_nanousd, 0);
+  EXPECT_EQ(books.row("other").cost.replay_of, "");
+  EXPECT_GT(books.row("other").cost.cost_nanousd, 0);
+  ExpectBooksAgree(books, start_ns, harness.clock().NowNs());
+}
+
 TEST(EngineBooksTest, ANewRateCardTakesEffectAtTheEndOfTheStep) {
   TestBooks books(64);
   EngineHarness harness(WithBooks(books));
