@@ -1,6 +1,7 @@
 #include "service/part_options.h"
 
 #include <algorithm>
+#include <boost/asio/ip/address.hpp>
 #include <cmath>
 #include <limits>
 
@@ -66,6 +67,13 @@ HttpServerOptions HttpServerOptionsOf(const ServeOptions& options) {
   http.limits.body_bytes_max = static_cast<int64_t>(options.http_body_bytes_max);
   http.limits.stall_ns = NsOf(options.stall_seconds);
   return http;
+}
+
+bool HasPage(const ServeOptions& options) {
+  if (options.page != "auto") return options.page == "on";
+  boost::system::error_code error;
+  const auto address = boost::asio::ip::make_address(options.admin_host, error);
+  return !options.keys.empty() || (!error && address.is_loopback());
 }
 
 MetricsOptions MetricsOptionsOf(const ServeOptions& options, const ServedModel& model) {

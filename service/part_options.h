@@ -25,6 +25,8 @@ AdmissionLimits AdmissionOf(const ServeOptions& options);
 CallLimits CallLimitsOf(const ServeOptions& options, const ServedModel& model);
 ServerOptions ServerOptionsOf(const ServeOptions& options);
 HttpServerOptions HttpServerOptionsOf(const ServeOptions& options);
+// Whether the admin port has the page to chat on: auto means where no stranger could.
+bool HasPage(const ServeOptions& options);
 MetricsOptions MetricsOptionsOf(const ServeOptions& options, const ServedModel& model);
 // Those that are not the model's.
 void SetEngineOptions(const ServeOptions& options, int64_t started_ns, const RateCard& rate_card,
