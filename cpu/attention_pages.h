@@ -63,14 +63,29 @@ inline void FindRows(const AttentionCall& call, int32_t first_key, int low, int 
   }
 }
 
-// Values are wanted when the tile's scores are done, some microsecond later.
+// Asks for what a later tile will read of keys [first_key, last_key), some microseconds ahead.
+// Pages lie spread over memory: within one the processor sees the stream, where the next begins it
+// cannot.
 template <typename T>
-inline void PrefetchValues(const TileRows<T>& rows, int low, int high, int64_t dim) {
-  for (int j = low; j < high; ++j) {
-    const char* const row = reinterpret_cast<const char*>(rows.values[j]);
-    for (int64_t byte = 0; byte < dim * static_cast<int64_t>(sizeof(T)); byte += 64) {
-      Prefetch(row + byte);
+inline void PrefetchPages(const AttentionCall& call, int32_t first_key, int32_t last_key) {
+  const auto row_bytes = call.shape.head_dim * static_cast<int64_t>(sizeof(T));
+  const int32_t block_tokens = static_cast<int32_t>(call.cache->keys.shape[2]);
+  for (int32_t key = first_key; key < last_key;) {
+    const int32_t block = key / block_tokens, offset = key % block_tokens;
+    const int32_t count = std::min(last_key - key, block_tokens - offset);
+    const int64_t page = call.block_table[block];
+    const int64_t row = (page * call.shape.kv_heads + call.kv_head) * block_tokens + offset;
+    const auto* const keys = static_cast<const char*>(call.cache->keys.data) + row * row_bytes;
+    const auto* const values = static_cast<const char*>(call.cache->values.data) + row * row_bytes;
+    for (int64_t byte = 0; byte < count * row_bytes; byte += 64) {
+      PrefetchFar(keys + byte);
+      PrefetchFar(values + byte);
     }
+    if constexpr (sizeof(T) == 1) {
+      PrefetchFar(static_cast<const uint16_t*>(call.cache->key_scales.data) + row);
+      PrefetchFar(static_cast<const uint16_t*>(call.cache->value_scales.data) + row);
+    }
+    key += count;
   }
 }
 

@@ -129,6 +129,7 @@ Kernels KernelsPlain();
 #if defined(__x86_64__)
 Kernels KernelsAvx2();
 Kernels KernelsAvx512();
+void AddMatmulsAvx2(Kernels* table);
 void MatmulIntVnni(const MatmulCall& call, int64_t first_panel, int64_t last_panel);
 void MatmulBf16Dot(const MatmulCall& call, int64_t first_panel, int64_t last_panel);
 void MatmulAmx(const MatmulCall& call, int64_t first_panel, int64_t last_panel);

@@ -6,7 +6,11 @@
 
 namespace tuppence {
 
-Kernels KernelsAvx2() { return avx2::MakeTable(KernelPath::kAvx2); }
+Kernels KernelsAvx2() {
+  Kernels table = avx2::MakeTable(KernelPath::kAvx2);
+  AddMatmulsAvx2(&table);
+  return table;
+}
 
 }  // namespace tuppence
 

@@ -180,6 +180,8 @@ TUPPENCE_INLINE I32 DotInt4(I32 sum, const uint8_t* line, const int8_t* codes) {
   return sum;
 }
 TUPPENCE_INLINE void Prefetch(const void*) {}
+// Into the second cache: what is wanted in some microseconds.
+TUPPENCE_INLINE void PrefetchFar(const void*) {}
 
 // Sixteen 32-bit words in 64-bit lanes, for Philox. What lies above 32 bits is never looked at,
 // so nothing needs to clear it.

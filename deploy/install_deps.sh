@@ -13,7 +13,7 @@ build_packages=(
 )
 test_packages=(
   libgtest-dev libgmock-dev libbenchmark-dev libboost-context-dev clang-format strace openssl curl
-  prometheus python3 python3-venv python3-yaml python3-grpcio python3-protobuf python3-numpy python3-sentencepiece
+  prometheus chromium chromium-driver python3-selenium python3 python3-venv python3-yaml python3-grpcio python3-protobuf python3-numpy python3-sentencepiece
 )
 
 case "${1:-build}" in

@@ -187,9 +187,10 @@ class Backend {
   // Zeroes whole blocks of one layer (a block that changes tenant is never readable).
   virtual void ZeroBlocks(std::span<const int32_t> blocks, const KvLayer& cache) = 0;
 
-  // Draws one token for each sampling row of the last Upload, or scores one. Order of a draw: mapped ids, banned ids and bias;
-  // repetition, presence, frequency penalty; temperature; top-k; top-p; min-p; then Gumbel-max over
-  // the survivors with PhiloxUniform. Results are valid after Synchronize().
+  // Draws one token for each sampling row of the last Upload, or scores one. Order of a draw:
+  // mapped ids, banned ids and bias; repetition, presence, frequency penalty; temperature; top-k;
+  // top-p; min-p; then Gumbel-max over the survivors with PhiloxUniform. Results are valid after
+  // Synchronize().
   //   logits  f32 [rows, vocab], not changed      out  one for each sampling row
   virtual void Sample(Tensor logits, std::span<SampledToken> out) = 0;
 

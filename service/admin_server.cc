@@ -7,6 +7,7 @@
 #include <boost/beast/http.hpp>
 #include <chrono>
 #include <optional>
+#include <sstream>
 #include <thread>
 #include <utility>
 
@@ -26,6 +27,11 @@ constexpr int kConnectionsMax = 64;
 constexpr std::chrono::seconds kRequestTimeout{5};
 constexpr std::chrono::seconds kIdleTimeout{75};  // longer than a scraper's usual interval
 
+// A page works with what comes from this port alone, and stands in no other site's frame.
+constexpr char kContentPolicy[] =
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
 using Response = http::response<http::string_body>;
 
 Response MakeResponse(const AdminPage& page, const http::request<http::string_body>& request) {
@@ -33,6 +39,8 @@ Response MakeResponse(const AdminPage& page, const http::request<http::string_bo
   response.set(http::field::content_type, page.content_type);
   response.set(http::field::cache_control, "no-store");
   response.set("X-Content-Type-Options", "nosniff");
+  response.set("Content-Security-Policy", kContentPolicy);
+  response.set("Referrer-Policy", "no-referrer");
   response.keep_alive(request.keep_alive());
   response.body() = page.body;
   response.prepare_payload();
@@ -66,8 +74,8 @@ AdminPage FaultPage(beast::error_code error) {
 // One connection; lives as long as an operation on it does.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(tcp::socket socket, const AdminRoutes& routes, int* open)
-      : stream_(std::move(socket)), routes_(routes), open_(open) {
+  Connection(tcp::socket socket, const AdminRoutes& routes, const PostTaker& posts, int* open)
+      : stream_(std::move(socket)), routes_(routes), posts_(posts), open_(open) {
     ++*open_;
   }
   ~Connection() { --*open_; }
@@ -85,12 +93,30 @@ class Connection : public std::enable_shared_from_this<Connection> {
     parser_->header_limit(kHeaderBytesMax);
     parser_->body_limit(kBodyBytesMax);
     stream_.expires_after(timeout);
-    http::async_read(
+    http::async_read_header(
         stream_, buffer_, *parser_,
-        [self = shared_from_this()](beast::error_code error, size_t) { self->OnRead(error); });
+        [self = shared_from_this()](beast::error_code error, size_t) { self->OnHeader(error); });
   }
 
  private:
+  void OnHeader(beast::error_code error) {
+    if (!error && parser_->get().method() == http::verb::post && posts_.ready()) {
+      return HandOver();
+    }
+    if (error || parser_->is_done()) return OnRead(error);
+    http::async_read(
+        stream_, buffer_, *parser_,
+        [self = shared_from_this()](beast::error_code failure, size_t) { self->OnRead(failure); });
+  }
+
+  // Whoever takes over reads the header again, as it stood here.
+  void HandOver() {
+    std::ostringstream begun;
+    begun << parser_->get().base();
+    tcp::socket socket = stream_.release_socket();
+    posts_.take(socket.release(), begun.str() + beast::buffers_to_string(buffer_.data()));
+  }
+
   void OnRead(beast::error_code error) {
     if (!error) {
       Write(MakeResponse(Answer(routes_, parser_->get()), parser_->get()));
@@ -124,6 +150,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::optional<http::request_parser<http::string_body>> parser_;
   Response response_;
   const AdminRoutes& routes_;
+  const PostTaker& posts_;
   int* open_;
 };
 
@@ -131,7 +158,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
 class AdminServer::Impl {
  public:
-  Impl(AdminRoutes routes) : routes_(std::move(routes)), acceptor_(io_) {}
+  Impl(AdminRoutes routes, PostTaker posts)
+      : routes_(std::move(routes)), posts_(std::move(posts)), acceptor_(io_) {}
 
   absl::Status Listen(const std::string& host, int port) {
     beast::error_code error;
@@ -172,7 +200,7 @@ class AdminServer::Impl {
   void Accept() {
     acceptor_.async_accept([this](beast::error_code error, tcp::socket socket) {
       if (!error) {
-        auto connection = std::make_shared<Connection>(std::move(socket), routes_, &open_);
+        auto connection = std::make_shared<Connection>(std::move(socket), routes_, posts_, &open_);
         if (open_ > kConnectionsMax) {
           connection->Refuse();
         } else {
@@ -184,6 +212,7 @@ class AdminServer::Impl {
   }
 
   const AdminRoutes routes_;
+  const PostTaker posts_;
   int open_ = 0;  // connections; admin thread only. Outlives the handlers that io_ still holds.
   asio::io_context io_{1};
   tcp::acceptor acceptor_;
@@ -194,8 +223,9 @@ AdminServer::AdminServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 AdminServer::~AdminServer() { impl_->Stop(); }
 
 absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::string& host, int port,
-                                                                AdminRoutes routes) {
-  auto impl = std::make_unique<Impl>(std::move(routes));
+                                                                AdminRoutes routes,
+                                                                PostTaker posts) {
+  auto impl = std::make_unique<Impl>(std::move(routes), std::move(posts));
   if (absl::Status status = impl->Listen(host, port); !status.ok()) return status;
   impl->Run();
   return std::unique_ptr<AdminServer>(new AdminServer(std::move(impl)));

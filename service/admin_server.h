@@ -1,6 +1,6 @@
-// AdminServer: plain HTTP for probes and scrapers: GET and HEAD of a few fixed pages. One thread of
-// its own, everything bounded: header bytes, connections, time. Knows nothing of what the pages
-// say. Made by serve before the model is loaded, so that /healthz answers meanwhile.
+// AdminServer: plain HTTP for probes, scrapers and people: GET and HEAD of a few fixed pages. One
+// thread of its own, everything bounded: header bytes, connections, time. Knows nothing of what the
+// pages say. Made by serve before the model is loaded, so that /healthz answers meanwhile.
 #pragma once
 
 #include <functional>
@@ -21,12 +21,20 @@ struct AdminPage {
 // Path to what makes the page; called on the admin thread, must not block.
 using AdminRoutes = std::map<std::string, std::function<AdminPage()>>;
 
+// Who answers a POST, if anybody: where it is ready it takes the connection over, with what was
+// read of it; `socket` is then its own to close. Called on the admin thread, must not block.
+struct PostTaker {
+  std::function<bool()> ready = [] { return false; };
+  std::function<void(int socket, std::string begun)> take = nullptr;
+};
+
 class AdminServer {
  public:
   // ALREADY_EXISTS where another process listens there, UNAVAILABLE where nobody could; both name
   // the address and the way out. Port 0: any free one.
   static absl::StatusOr<std::unique_ptr<AdminServer>> Start(const std::string& host, int port,
-                                                            AdminRoutes routes);
+                                                            AdminRoutes routes,
+                                                            PostTaker posts = {});
   ~AdminServer();  // closes everything
 
   int port() const;

@@ -68,12 +68,16 @@ class Connection final : public HttpConnection,
                          public HttpExchange,
                          public std::enable_shared_from_this<Connection<Stream>> {
  public:
-  Connection(Stream stream, HttpDoor* door, std::function<void(HttpConnection*)> ended)
+  Connection(Stream stream, HttpDoor* door, const std::string& begun,
+             std::function<void(HttpConnection*)> ended)
       : stream_(std::move(stream)),
         door_(door),
         ended_(std::move(ended)),
+        serves_one_(!begun.empty()),
         buffer_(static_cast<size_t>(door->limits.header_bytes_max) + (64 << 10)),
-        watched_(stream_.get_executor()) {}
+        watched_(stream_.get_executor()) {
+    buffer_.commit(asio::buffer_copy(buffer_.prepare(begun.size()), asio::buffer(begun)));
+  }
 
   void Start() {
     asio::co_spawn(
@@ -133,6 +137,7 @@ class Connection final : public HttpConnection,
   Stream stream_;
   HttpDoor* const door_;
   const std::function<void(HttpConnection*)> ended_;
+  const bool serves_one_;  // it came from a port where other pages are, and goes after the answer
   beast::flat_buffer buffer_;
   HttpRequest request_;
   UploadParser* upload_ = nullptr;  // of the request at hand, where it is one
@@ -213,7 +218,7 @@ asio::awaitable<bool> Connection<Stream>::ReadHeader(Parser* parser) {
   co_await http::async_read_header(stream_, buffer_, *parser, Into(error));
   if (error) co_return co_await Refuse(error);
   version_ = parser->get().version();
-  keep_alive_ = parser->get().keep_alive() && version_ >= 11;
+  keep_alive_ = parser->get().keep_alive() && version_ >= 11 && !serves_one_;
   head_alone_ = parser->get().method() == http::verb::head;
   co_return true;
 }
@@ -447,14 +452,14 @@ asio::awaitable<bool> Connection<Stream>::Write(std::string text) {
 }  // namespace
 
 std::shared_ptr<HttpConnection> StartHttpConnection(tcp::socket socket, asio::ssl::context* tls,
-                                                    HttpDoor* door,
+                                                    HttpDoor* door, std::string begun,
                                                     std::function<void(HttpConnection*)> ended) {
   error_code ignored;
   socket.set_option(tcp::no_delay(true), ignored);
   const auto start = [&](auto stream) -> std::shared_ptr<HttpConnection> {
     using Stream = decltype(stream);
     auto connection =
-        std::make_shared<Connection<Stream>>(std::move(stream), door, std::move(ended));
+        std::make_shared<Connection<Stream>>(std::move(stream), door, begun, std::move(ended));
     connection->Start();
     return connection;
   };

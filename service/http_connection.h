@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 namespace tuppence {
 
@@ -47,10 +48,12 @@ class HttpConnection {
   virtual void Close() = 0;
 };
 
-// Serves the socket until it is closed, then calls `ended`. `tls` null: plain. On the socket's own
-// thread; `door` and `tls` outlive the connection.
+// Serves the socket until it is closed, then calls `ended`. `tls` null: plain. `begun`: what was
+// read of it before; then it is closed after the first answer. On the socket's own thread; `door`
+// and `tls` outlive the connection.
 std::shared_ptr<HttpConnection> StartHttpConnection(boost::asio::ip::tcp::socket socket,
                                                     boost::asio::ssl::context* tls, HttpDoor* door,
+                                                    std::string begun,
                                                     std::function<void(HttpConnection*)> ended);
 
 }  // namespace tuppence

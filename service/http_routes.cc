@@ -1,6 +1,7 @@
 #include "service/http_routes.h"
 
 #include <algorithm>
+#include <boost/asio/ip/address.hpp>
 #include <boost/beast/http/verb.hpp>
 #include <cctype>
 #include <nlohmann/json.hpp>
@@ -140,6 +141,23 @@ std::string FormFault(const HttpHeader& header) {
   return "";
 }
 
+// A browser names the site whose page asks. Where nobody needs a key only pages of this machine
+// may: a site whose name was made to lead here for a moment would otherwise be taken for one.
+std::string OriginFault(const HttpHeader& header) {
+  std::string_view origin = View(header[http::field::origin]);
+  if (origin.empty()) return "";
+  if (const size_t at = origin.find("://"); at != origin.npos) origin.remove_prefix(at + 3);
+  const bool is_v6 = origin.starts_with('[');
+  const std::string host(is_v6 ? origin.substr(1, origin.find(']') - 1)
+                               : origin.substr(0, origin.rfind(':')));
+  boost::system::error_code error;
+  asio::ip::make_address(host, error);
+  if (!error || host == "localhost") return "";
+  return absl::StrCat("a page of the site \"", host,
+                      "\" asks, and without --keys only pages of this machine may; open the page "
+                      "by its IP address or as localhost, or start the service with --keys");
+}
+
 // A body is JSON and says so. No browser sends that type to another site by itself, so no web page
 // can use a service that listens on its reader's machine.
 std::string TypeFault(const HttpHeader& header, const char* wanted) {
@@ -218,6 +236,11 @@ std::optional<HttpReply> HttpRoutes::Judge(const HttpHeader& header) const {
                              405);
     reply.headers.emplace_back("allow", absl::StrJoin(verbs, ", "));
     return reply;
+  }
+  if (parts_.keys == nullptr) {
+    if (const std::string fault = OriginFault(header); !fault.empty()) {
+      return Refuse(method, identity, absl::PermissionDeniedError(fault), 403);
+    }
   }
   if (route->body == kNone) return std::nullopt;
   if (route->body == kUpload && IsAnotherSitesForm(header)) {

@@ -1,7 +1,10 @@
 #include "service/http_server.h"
 
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
@@ -68,12 +71,12 @@ class Worker {
   }
   asio::io_context& io() { return io_; }
 
-  void Take(tcp::socket socket, asio::ssl::context* tls) {
+  void Take(tcp::socket socket, asio::ssl::context* tls, std::string begun = "") {
     if (door_->draining) {
       open_->Leave();
       return;
     }
-    const auto connection = StartHttpConnection(std::move(socket), tls, door_,
+    const auto connection = StartHttpConnection(std::move(socket), tls, door_, std::move(begun),
                                                 [this](HttpConnection* ended) { Forget(ended); });
     connections_[connection.get()] = connection;
   }
@@ -178,6 +181,7 @@ class HttpServer::Impl {
   }
 
   absl::Status Listen() {
+    if (options_.port < 0) return absl::OkStatus();
     if (!options_.tls.certificate.empty() || !options_.tls.key.empty() ||
         !options_.tls.client_ca.empty()) {
       auto context = MakeTlsContext(options_.tls);
@@ -211,7 +215,7 @@ class HttpServer::Impl {
   }
 
   void Run() {
-    Accept();
+    if (acceptor_->is_open()) Accept();
     for (const auto& worker : workers_) worker->Run();
   }
 
@@ -231,6 +235,21 @@ class HttpServer::Impl {
       worker->ForEach([](HttpConnection* connection) { connection->Close(); });
     }
     for (const auto& worker : workers_) worker->Join();
+  }
+
+  void Take(int socket, std::string begun) {
+    Worker* const worker = workers_[next_++ % workers_.size()].get();
+    if (door_.draining || !open_.TryEnter()) {
+      close(socket);
+      return;
+    }
+    asio::post(worker->io(), [worker, socket, begun = std::move(begun)]() mutable {
+      sockaddr_storage name = {};
+      socklen_t bytes = sizeof(name);
+      getsockname(socket, reinterpret_cast<sockaddr*>(&name), &bytes);
+      const tcp protocol = name.ss_family == AF_INET6 ? tcp::v6() : tcp::v4();
+      worker->Take(tcp::socket(worker->io(), protocol, socket), nullptr, std::move(begun));
+    });
   }
 
   int port() const { return port_; }
@@ -269,7 +288,7 @@ class HttpServer::Impl {
   std::vector<std::unique_ptr<Worker>> workers_;
   std::optional<tcp::acceptor> acceptor_;  // of workers_[0]
   std::optional<asio::steady_timer> pause_;
-  size_t next_ = 0;
+  std::atomic<size_t> next_ = 0;
   int port_ = 0;
   bool stopped_ = false;
 };
@@ -287,6 +306,7 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(
 }
 
 int HttpServer::port() const { return impl_->port(); }
+void HttpServer::Take(int socket, std::string begun) { impl_->Take(socket, std::move(begun)); }
 bool HttpServer::uses_tls() const { return impl_->uses_tls(); }
 void HttpServer::Stop(int64_t grace_ns) { impl_->Stop(grace_ns); }
 

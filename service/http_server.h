@@ -18,7 +18,7 @@ namespace tuppence {
 
 struct HttpServerOptions {
   std::string host = "127.0.0.1";
-  int port = 8000;  // 0: any free one
+  int port = 8000;  // 0: any free one; below 0: none, what Take brings is served
   TlsFiles tls;     // certificate "": plain text
   int threads = 2;
   int64_t connections_max = 16384;  // more are closed at once
@@ -36,6 +36,9 @@ class HttpServer {
 
   int port() const;
   bool uses_tls() const;
+  // Serves one request of a plain connection that came in elsewhere, `begun` being what was read of
+  // it so far, and closes it. The socket is then this server's. Any thread.
+  void Take(int socket, std::string begun);
   // Takes no new connections; open ones end after the answer at hand, in `grace_ns` at most.
   // Requires: the engine still ends requests. Idempotent.
   void Stop(int64_t grace_ns);

@@ -229,6 +229,12 @@ void AddServeFlags(CLI::App& app, ServeOptions* options) {
   table.Add("admin-host", &options->admin_host, "address for /healthz, /readyz and /metrics");
   table.Add("admin-port", &options->admin_port, "for plain HTTP; 0: any free one")
       ->check(CLI::Range(0, 65535));
+  table
+      .Add(
+          "page", &options->page,
+          "a page to chat on at / of the admin port; auto: where callers show keys, or the port is "
+          "this machine's alone")
+      ->check(CLI::IsMember({"auto", "on", "off"}));
   table.Add("tls-cert", &options->tls_cert, "server certificate, PEM, intermediates after it")
       ->type_name("FILE");
   table.Add("tls-key", &options->tls_key, "its private key, PEM, unencrypted")->type_name("FILE");

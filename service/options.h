@@ -45,6 +45,7 @@ struct ServeOptions {
   int http_port = -1;  // below 0: no HTTP door
   std::string admin_host = "127.0.0.1";
   int admin_port = 8034;
+  std::string page = "auto";
   std::string tls_cert;
   std::string tls_key;
   std::string tls_client_ca;

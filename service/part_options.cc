@@ -1,11 +1,11 @@
 #include "service/part_options.h"
 
 #include <algorithm>
+#include <boost/asio/ip/address.hpp>
 #include <cmath>
 #include <limits>
 
 #include "absl/strings/ascii.h"
-#include "service/file_store.h"
 
 namespace tuppence {
 namespace {
@@ -74,6 +74,13 @@ HttpServerOptions HttpServerOptionsOf(const ServeOptions& options) {
   return http;
 }
 
+bool HasPage(const ServeOptions& options) {
+  if (options.page != "auto") return options.page == "on";
+  boost::system::error_code error;
+  const auto address = boost::asio::ip::make_address(options.admin_host, error);
+  return !options.keys.empty() || (!error && address.is_loopback());
+}
+
 MetricsOptions MetricsOptionsOf(const ServeOptions& options, const ServedModel& model) {
   MetricsOptions metrics;
   metrics.model_name = model.name;
@@ -109,6 +116,16 @@ BookkeeperOptions BookkeeperOptionsOf(const ServeOptions& options,
         price.NanoUsd(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens), id};
   };
   return books;
+}
+
+absl::StatusOr<std::unique_ptr<FileStore>> OpenFiles(const ServeOptions& options) {
+  if (options.files_dir.empty()) return nullptr;
+  if (options.http_port < 0) {
+    return absl::InvalidArgumentError(
+        "--files-dir is for /v1/files and /v1/batches over HTTP, and there is no HTTP door; open "
+        "it with --http-port, or leave --files-dir out");
+  }
+  return FileStore::Open(options.files_dir, static_cast<int64_t>(options.files_bytes_max));
 }
 
 }  // namespace tuppence

@@ -133,17 +133,6 @@ absl::StatusOr<std::unique_ptr<UsageStore>> OpenStore(const ServeOptions& option
       clock);
 }
 
-// Null where none are kept.
-absl::StatusOr<std::unique_ptr<FileStore>> OpenFiles(const ServeOptions& options) {
-  if (options.files_dir.empty()) return nullptr;
-  if (options.http_port < 0) {
-    return absl::InvalidArgumentError(
-        "--files-dir is for /v1/files and /v1/batches over HTTP, and there is no HTTP door; open "
-        "it with --http-port, or leave --files-dir out");
-  }
-  return FileStore::Open(options.files_dir, static_cast<int64_t>(options.files_bytes_max));
-}
-
 // Null where nobody needs one.
 absl::StatusOr<std::unique_ptr<ApiKeys>> OpenKeys(const ServeOptions& options, const Clock* clock) {
   if (options.keys.empty()) return nullptr;
@@ -179,7 +168,7 @@ absl::StatusOr<Doors> OpenDoors(const ServeOptions& options, const ServiceParts&
   auto grpc = Server::Start(ServerOptionsOf(options), parts);
   if (!grpc.ok()) return grpc.status();
   doors.grpc = *std::move(grpc);
-  if (options.http_port < 0) return doors;
+  if (options.http_port < 0 && !HasPage(options)) return doors;
   auto http = HttpServer::Start(HttpServerOptionsOf(options), parts,
                                 [server = doors.grpc.get()] { return server->readiness(); });
   if (!http.ok()) return http.status();
@@ -282,7 +271,7 @@ void TellAddresses(const ServeOptions& options, const std::string& price, const 
                     : options.tls_client_ca.empty() ? ", TLS"
                                                     : ", mutual TLS";
   spdlog::info("gRPC on {}:{}{}", options.host, doors.grpc->port(), tls);
-  if (doors.http != nullptr) {
+  if (options.http_port >= 0) {
     spdlog::info(
         "OpenAI-compatible HTTP on {}:{}{}: /v1/chat/completions /v1/completions "
         "/v1/models",
@@ -293,6 +282,9 @@ void TellAddresses(const ServeOptions& options, const std::string& price, const 
   }
   spdlog::info("admin HTTP on {}:{}: /healthz /readyz /metrics /status", options.admin_host,
                admin.port());
+  if (HasPage(options)) {
+    spdlog::info("a page to chat on: http://{}:{}/", options.admin_host, admin.port());
+  }
   spdlog::info("{}", price);
   if (!options.files_dir.empty()) {
     spdlog::info("files and batches: {}, at most {} bytes", options.files_dir,
@@ -379,7 +371,8 @@ int Serve(const ServeOptions& options) {
   auto prices = ReadPrices(options, clock.UtcNs());
   if (!prices.ok()) return Fail(prices.status());
   RateSource& rates = prices->rates;
-  auto admin = AdminServer::Start(options.admin_host, options.admin_port, AdminPages(&state));
+  auto admin = AdminServer::Start(options.admin_host, options.admin_port,
+                                  AdminPages(&state, HasPage(options)), AdminPosts(&state));
   if (!admin.ok()) return Fail(admin.status());
   AdmissionControl admission(AdmissionOf(options));
   Budgets budgets;
@@ -467,6 +460,7 @@ int Serve(const ServeOptions& options) {
   signals.SetGraceful(true);
   state.parts = &parts;
   state.server = doors->grpc.get();
+  if (HasPage(options)) state.http = doors->http.get();
   spdlog::info("ready after {:.1f} seconds; Ctrl-C drains and ends",
                (clock.NowNs() - started_ns) / 1e9);
   const int code = ServeUntilStopped(options, clock, &signals, &rates, tenants->get(), keys->get(),

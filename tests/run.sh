@@ -128,6 +128,7 @@ if [ "$released" -eq 0 ]; then
   script "$python" tests/end_to_end/batch_test.py build/cpu
   script "$python" tests/end_to_end/files_test.py build/cpu
   script "$python" tests/end_to_end/openai_clients_test.py build/cpu
+  script "$python" tests/end_to_end/page_test.py build/cpu
   script "$python" tests/model/tokenizer_differential.py --count 2000 build/cpu/tests/model/tokenizer_pipe
 fi
 

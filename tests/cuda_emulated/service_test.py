@@ -59,9 +59,9 @@ def answer(*flags):
 exact = score("--backend", "cpu", "--weights", "f32", "--kv", "f32")
 # How far a token's log-probability may lie off on average: the roundings of 5 layers in the type, several times over (golden_test.cc
 # holds the kernels to the bound that follows from the roundings; this is about the program).
-for flags, arithmetic, off in ((("--backend", "emulated"), "emulated-sm80-bf16-2/bf16/bf16", 0.05),
-                               (("--backend", "emulated-sm75"), "emulated-sm75-f16-2/f16/f16", 0.01),
-                               (("--backend", "emulated", "--weights", "int8", "--kv", "int8"), "emulated-sm80-bf16-2/int8g128/int8",
+for flags, arithmetic, off in ((("--backend", "emulated"), "emulated-sm80-bf16-3/bf16/bf16", 0.05),
+                               (("--backend", "emulated-sm75"), "emulated-sm75-f16-3/f16/f16", 0.01),
+                               (("--backend", "emulated", "--weights", "int8", "--kv", "int8"), "emulated-sm80-bf16-3/int8g128/int8",
                                 0.1)):
     got = score(*flags)
     assert got["arithmetic_id"] == arithmetic, got["arithmetic_id"]

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -36,6 +37,7 @@ using ::testing::Not;
 
 constexpr int32_t kVocab = 97;
 constexpr int64_t kStepNs = 1'000'000;
+constexpr double kWatts = 70;
 
 // NullExecutor, each step taking a millisecond of a clock turned by hand.
 class TimedExecutor final : public StepExecutor {
@@ -49,6 +51,7 @@ class TimedExecutor final : public StepExecutor {
     clock_->Advance(kStepNs);
     return tokens_.Wait(tokens);
   }
+  std::optional<double> watts() const override { return kWatts; }
 
  private:
   NullExecutor tokens_;
@@ -326,6 +329,12 @@ TEST_F(MetricsPageTest, MoneyAndTimeAgreeWithTheRowsAndTheLedger) {
   }
   EXPECT_NEAR(sum("tuppence_machine_seconds_total"), engine_.Snapshot().elapsed_ns * 1e-9, 1e-9);
   EXPECT_EQ(page["tuppence_conservation_error_seconds"], 0);
+  // The device's energy is that of the steps, divided as their time is.
+  double joules = 0;
+  for (const RequestRow& row : rows_) joules += row.usage.energy_joules;
+  EXPECT_NEAR(page["tuppence_step_energy_joules_total"],
+              kWatts * engine_.Snapshot().step_ns_sum * 1e-9, 1e-9);
+  EXPECT_NEAR(joules, kWatts * seconds, 1e-9);
   EXPECT_EQ(page["tuppence_tenant_tokens_total{tenant=\"globex\",kind=\"completion\"}"], 30);
   EXPECT_EQ(page["tuppence_request_tokens_total{kind=\"prompt\"}"], 50);
   EXPECT_EQ(page["tuppence_rate_usd_per_hour{rate_card_id=\"card\"}"], 3600);
