@@ -78,6 +78,7 @@ TEST_F(AnswerKeysTest, TheSameRequestIsAnsweredAndBilledOnce) {
   EXPECT_EQ(again->cost().machine_ns(), 0);
   EXPECT_EQ(again->Wait().initial.count("idempotent-replayed"), 1u);
   EXPECT_EQ(first->Wait().initial.count("idempotent-replayed"), 0u);
+  service_.ExpectAtRest();  // the log's line is written behind the last message
   EXPECT_THAT(service_.log(),
               HasSubstr(absl::StrCat("\"replay_of\":\"", first->start().request_id(), "\"")));
   service_.ExpectUnharmed();
