@@ -106,8 +106,8 @@ absl::StatusOr<BatchRecord> BatchJobs::Create(const std::string& tenant,
   record.tenant = tenant;
   record.endpoint = asked.endpoint;
   record.input_file_id = asked.input_file_id;
-  record.output_file_id = FileStore::DrawId("file-");
-  record.error_file_id = FileStore::DrawId("file-");
+  record.output_file_id = FileStore::DrawId(kFileIdPrefix);
+  record.error_file_id = FileStore::DrawId(kFileIdPrefix);
   record.created_at = Now();
   record.expires_at = record.created_at + options_.window_seconds;
   record.lines = (*input)->lines;
@@ -138,12 +138,16 @@ absl::Status BatchJobs::NoSuchBatch(const std::string& id) const {
                        Because(reason::kBatchNotFound));
 }
 
+std::optional<BatchRecord> BatchJobs::FindOpen(const std::string& tenant,
+                                               const std::string& id) const {
+  absl::MutexLock lock(&mutex_);
+  const auto job = jobs_.find(id);
+  if (job == jobs_.end() || job->second->record.tenant != tenant) return std::nullopt;
+  return Shown(*job->second);
+}
+
 absl::StatusOr<BatchRecord> BatchJobs::Find(const std::string& tenant, const std::string& id) {
-  {
-    absl::MutexLock lock(&mutex_);
-    const auto job = jobs_.find(id);
-    if (job != jobs_.end() && job->second->record.tenant == tenant) return Shown(*job->second);
-  }
+  if (auto open = FindOpen(tenant, id); open.has_value()) return *std::move(open);
   const auto stored = files_.FindBatch(tenant, id);
   if (!stored.ok()) return stored.status();
   if (!stored->has_value()) return NoSuchBatch(id);
@@ -156,7 +160,11 @@ absl::StatusOr<Page<BatchRecord>> BatchJobs::List(const std::string& tenant, con
   Page<BatchRecord> page;
   page.has_more = stored->has_more;
   for (const StoredBatch& batch : stored->items) {
-    absl::StatusOr<BatchRecord> record = Find(tenant, batch.id);
+    if (auto open = FindOpen(tenant, batch.id); open.has_value()) {
+      page.items.push_back(*std::move(open));
+      continue;
+    }
+    absl::StatusOr<BatchRecord> record = ParseBatch(batch.record);
     if (!record.ok()) return record.status();
     page.items.push_back(*std::move(record));
   }

@@ -105,6 +105,8 @@ class BatchJobs {
   bool MustEnd(const Job& job) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Save(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   BatchRecord Shown(const Job& job) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // As it stands now; none: the tenant has no such batch at work.
+  std::optional<BatchRecord> FindOpen(const std::string& tenant, const std::string& id) const;
   absl::Status NoSuchBatch(const std::string& id) const;
 
   const BatchJobsOptions options_;

@@ -21,12 +21,12 @@
 #include "service/rpc_status.h"
 #include "service/sqlite_rows.h"
 #include "service/sqlite_statement.h"
+#include "service/sqlite_transaction.h"
 
 namespace tuppence {
 namespace {
 
 constexpr int kSchemaVersion = 1;
-constexpr char kFilePrefix[] = "file-";
 
 constexpr char kSchema[] = R"sql(
 CREATE TABLE files (
@@ -233,19 +233,16 @@ absl::StatusOr<Page<StoredFile>> FileStore::List(const std::string& tenant, cons
 }
 
 absl::StatusOr<bool> FileStore::Delete(const std::string& tenant, const std::string& id) {
-  const auto file = Find(tenant, id);
-  if (!file.ok()) return file.status();
-  if (!file->has_value()) return false;
   absl::MutexLock lock(&mutex_);
-  SqliteStatement remove;
-  if (remove.Prepare(database_, "DELETE FROM files WHERE tenant = ? AND id = ?") != SQLITE_OK) {
-    return Failure();
-  }
-  remove << tenant << id;
-  if (!remove.Run()) return Failure();
-  if (sqlite3_changes(database_) == 0) return false;  // somebody was faster
-  unlink(PathOf(id).c_str());                         // who reads it now still has it
-  bytes_ -= (*file)->bytes;
+  SqliteRows removed(database_, "DELETE FROM files WHERE tenant = ? AND id = ? RETURNING bytes");
+  removed.Bind(1, tenant);
+  removed.Bind(2, id);
+  std::optional<int64_t> bytes;
+  while (removed.Next()) bytes = removed.Integer();  // to its end, which is when it counts
+  if (!removed.status().ok()) return Failure();
+  if (!bytes.has_value()) return false;
+  unlink(PathOf(id).c_str());  // who reads it now still has it
+  bytes_ -= *bytes;
   return true;
 }
 
@@ -312,7 +309,7 @@ absl::Status FileStore::Sweep(const std::vector<std::string>& known) {
   std::filesystem::directory_iterator entries(folder_, error);
   for (; !error && entries != std::filesystem::directory_iterator(); entries.increment(error)) {
     const std::string name = entries->path().filename().string();
-    if (!absl::StartsWith(name, kFilePrefix)) continue;
+    if (!absl::StartsWith(name, kFileIdPrefix)) continue;
     std::error_code ignored;
     if (keep.contains(name)) {
       bytes_ += static_cast<int64_t>(std::filesystem::file_size(entries->path(), ignored));
@@ -337,13 +334,9 @@ absl::Status FileStore::Execute(const char* sql) {
 }
 
 absl::Status FileStore::InTransaction(const std::function<absl::Status()>& body) {
-  absl::Status status = Execute("BEGIN IMMEDIATE");
-  if (status.ok()) status = body();
-  if (status.ok()) status = Execute("COMMIT");
-  if (!status.ok() && sqlite3_get_autocommit(database_) == 0) {
-    sqlite3_exec(database_, "ROLLBACK", nullptr, nullptr, nullptr);
-  }
-  return status;
+  return InSqliteTransaction(
+      database_, [this](const char* sql) ABSL_NO_THREAD_SAFETY_ANALYSIS { return Execute(sql); },
+      body);
 }
 
 }  // namespace tuppence

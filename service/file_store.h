@@ -27,6 +27,7 @@ namespace tuppence {
 constexpr int64_t kFileBytesMax = 200'000'000;  // of one upload, as OpenAI has it
 constexpr int64_t kFileLinesMax = 50'000;
 constexpr int64_t kFilesMax = 10'000;
+constexpr char kFileIdPrefix[] = "file-";
 
 struct StoredFile {
   std::string id = {};  // "file-" and 32 hexadecimal digits

@@ -10,7 +10,7 @@
 #include "scheduler/engine.h"
 #include "service/bookkeeper.h"
 #include "service/call_registry.h"
-#include "service/request_log.h"
+#include "service/count_call.h"
 #include "service/rpc_status.h"
 #include "service/submit_request.h"
 #include "service/tenants.h"
@@ -270,14 +270,7 @@ void Generation::Close(const absl::Status& status, const RequestEnd* end) {
         end == nullptr ? 0 : end->usage.prompt_tokens + end->usage.completion_tokens;
     parts_.rates->GiveBack(identity.tenant, minute_, rate_tokens_ - used);
   }
-  parts_.counters->CountEnded(method_, static_cast<int>(status.code()));
-  if (end == nullptr) parts_.counters->CountRefused(status);
-  parts_.log->Write({.method = kMethodNames[static_cast<int>(method_)],
-                     .identity = &identity,
-                     .status = &status,
-                     .ended_utc_ns = parts_.clock->UtcNs(),
-                     .total_ns = parts_.clock->NowNs() - received_ns_,
-                     .end = end});
+  CountCall(parts_, method_, identity, status, received_ns_, end);
   ReleaseKey(status, end);
   // Last: who sees no call left also sees its line in the log and its counts.
   parts_.calls->Remove(call_);

@@ -33,6 +33,15 @@ absl::Status NoSuchFile(const std::string& id) {
                        Because(reason::kFileNotFound));
 }
 
+absl::StatusOr<StoredFile> FindFile(const ServiceParts& parts, const CallIdentity& identity,
+                                    const std::string& id) {
+  if (absl::Status keeps = CheckKeepsFiles(parts); !keeps.ok()) return keeps;
+  auto file = parts.files->Find(identity.tenant, id);
+  if (!file.ok()) return file.status();
+  if (!file->has_value()) return NoSuchFile(id);
+  return **std::move(file);
+}
+
 // limit, after, order and purpose of a list's query; others mean nothing.
 absl::StatusOr<PageAsk> ReadPageAsk(const HttpRequest& request, int64_t limit, int64_t limit_max) {
   PageAsk ask;
@@ -61,12 +70,14 @@ absl::StatusOr<PageAsk> ReadPageAsk(const HttpRequest& request, int64_t limit, i
   return ask;
 }
 
-Json ListJson(Json items, bool has_more) {
+template <typename Item>
+Json ListJson(const Page<Item>& page, Json (*object)(const Item&)) {
   Json list = {{"object", "list"},
                {"first_id", nullptr},
                {"last_id", nullptr},
-               {"has_more", has_more},
-               {"data", std::move(items)}};
+               {"has_more", page.has_more},
+               {"data", Json::array()}};
+  for (const Item& item : page.items) list["data"].push_back(object(item));
   if (list["data"].empty()) return list;
   list["first_id"] = list["data"].front()["id"];
   list["last_id"] = list["data"].back()["id"];
@@ -162,28 +173,20 @@ absl::StatusOr<Json> ListFiles(const ServiceParts& parts, const CallIdentity& id
   if (!ask.ok()) return ask.status();
   const auto page = parts.files->List(identity.tenant, *ask);
   if (!page.ok()) return page.status();
-  Json items = Json::array();
-  for (const StoredFile& file : page->items) items.push_back(OpenAiFile(file));
-  return ListJson(std::move(items), page->has_more);
+  return ListJson(*page, OpenAiFile);
 }
 
 absl::StatusOr<Json> GetFile(const ServiceParts& parts, const CallIdentity& identity,
                              const HttpRequest& request) {
-  if (absl::Status keeps = CheckKeepsFiles(parts); !keeps.ok()) return keeps;
-  const std::string id = NameIn(request);
-  const auto file = parts.files->Find(identity.tenant, id);
+  const auto file = FindFile(parts, identity, NameIn(request));
   if (!file.ok()) return file.status();
-  if (!file->has_value()) return NoSuchFile(id);
-  return OpenAiFile(**file);
+  return OpenAiFile(*file);
 }
 
 absl::StatusOr<Json> DeleteFile(const ServiceParts& parts, const CallIdentity& identity,
                                 const HttpRequest& request) {
-  if (absl::Status keeps = CheckKeepsFiles(parts); !keeps.ok()) return keeps;
   const std::string id = NameIn(request);
-  const auto file = parts.files->Find(identity.tenant, id);
-  if (!file.ok()) return file.status();
-  if (!file->has_value()) return NoSuchFile(id);
+  if (absl::Status found = FindFile(parts, identity, id).status(); !found.ok()) return found;
   if (const std::string batch = parts.jobs->ReaderOf(id); !batch.empty()) {
     return absl::FailedPreconditionError(absl::StrCat("the file is the input of ", batch,
                                                       ", which has not ended; cancel that first"));
@@ -199,18 +202,17 @@ asio::awaitable<void> SendFileContent(const HttpRoutes& routes, HttpExchange& ex
   const int64_t received_ns = parts.clock->NowNs();
   CallIdentity identity;
   absl::Status status = ReadCaller(parts, exchange.request(), &identity);
-  if (status.ok()) status = CheckKeepsFiles(parts);
   const std::string id = NameIn(exchange.request());
   int file = -1;
   int64_t bytes = 0;
   if (status.ok()) {
-    const auto found = parts.files->Find(identity.tenant, id);
+    const auto found = FindFile(parts, identity, id);
     status = found.status();
-    if (status.ok() && found->has_value()) {
-      bytes = (*found)->bytes;
+    if (status.ok()) {
+      bytes = found->bytes;
       file = open(parts.files->PathOf(id).c_str(), O_RDONLY | O_CLOEXEC);
+      if (file < 0) status = NoSuchFile(id);
     }
-    if (status.ok() && file < 0) status = NoSuchFile(id);
   }
   CountCall(parts, Method::kFiles, identity, status, received_ns);
   HttpReply reply;
@@ -243,9 +245,7 @@ absl::StatusOr<Json> ListBatches(const ServiceParts& parts, const CallIdentity& 
   ask->purpose.clear();
   const auto page = parts.jobs->List(identity.tenant, *ask);
   if (!page.ok()) return page.status();
-  Json items = Json::array();
-  for (const BatchRecord& batch : page->items) items.push_back(OpenAiBatch(batch));
-  return ListJson(std::move(items), page->has_more);
+  return ListJson(*page, OpenAiBatch);
 }
 
 absl::StatusOr<Json> GetBatch(const ServiceParts& parts, const CallIdentity& identity,

@@ -1,8 +1,5 @@
 #include "service/http_handlers.h"
 
-#include "service/request_log.h"
-#include "service/service_counters.h"
-
 namespace tuppence {
 namespace {
 
@@ -32,17 +29,6 @@ std::string NameIn(const HttpHeader& header) {
 
 std::string DumpJson(const nlohmann::ordered_json& json) {
   return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
-}
-
-void CountCall(const ServiceParts& parts, Method method, const CallIdentity& identity,
-               const absl::Status& status, int64_t received_ns) {
-  parts.counters->CountEnded(method, static_cast<int>(status.code()));
-  parts.counters->CountRefused(status);
-  parts.log->Write({.method = kMethodNames[static_cast<int>(method)],
-                    .identity = &identity,
-                    .status = &status,
-                    .ended_utc_ns = parts.clock->UtcNs(),
-                    .total_ns = parts.clock->NowNs() - received_ns});
 }
 
 absl::Status ReadCaller(const ServiceParts& parts, const HttpHeader& header,

@@ -1,5 +1,5 @@
-// What the handlers of http_routes share: the answers that are made at once, without the engine,
-// and how a call is counted and logged. Used by http_routes, http_files and http_upload.
+// What the handlers of http_routes share: the answers that are made at once, without the engine.
+// Used by http_routes, http_files and http_upload.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
 #include "scheduler/clock.h"
+#include "service/count_call.h"
 #include "service/http_call.h"
 #include "service/http_exchange.h"
 #include "service/http_routes.h"
@@ -26,9 +27,6 @@ std::string_view QueryOf(const HttpHeader& header);
 std::string NameIn(const HttpHeader& header);
 
 std::string DumpJson(const nlohmann::ordered_json& json);
-
-void CountCall(const ServiceParts& parts, Method method, const CallIdentity& identity,
-               const absl::Status& status, int64_t received_ns);
 
 // Who calls, and whether there is time left.
 absl::Status ReadCaller(const ServiceParts& parts, const HttpHeader& header,

@@ -46,7 +46,7 @@ absl::Status DiskFailure(const char* what) {
 // The file on its way: what is not Kept is taken away again.
 class FileOnItsWay {
  public:
-  explicit FileOnItsWay(FileStore* files) : files_(*files), id_(FileStore::DrawId("file-")) {}
+  explicit FileOnItsWay(FileStore* files) : files_(*files), id_(FileStore::DrawId(kFileIdPrefix)) {}
   ~FileOnItsWay() {
     if (file_ >= 0) close(file_);
     if (kept_ || !begun_) return;

@@ -6,10 +6,9 @@
 
 #include "scheduler/clock.h"
 #include "service/call_identity.h"
-#include "service/request_log.h"
+#include "service/count_call.h"
 #include "service/rpc_call.h"
 #include "service/rpc_status.h"
-#include "service/service_counters.h"
 #include "service/service_parts.h"
 
 namespace tuppence {
@@ -33,13 +32,7 @@ grpc::ServerUnaryReactor* AnswerUnary(Method method, const ServiceParts& parts,
     context->AddInitialMetadata(kRequestIdKey, identity.request_id);
   }
   AddTrailers(identity, status, context);
-  parts.counters->CountEnded(method, static_cast<int>(status.code()));
-  parts.counters->CountRefused(status);
-  parts.log->Write({.method = kMethodNames[static_cast<int>(method)],
-                    .identity = &identity,
-                    .status = &status,
-                    .ended_utc_ns = parts.clock->UtcNs(),
-                    .total_ns = parts.clock->NowNs() - received_ns});
+  CountCall(parts, method, identity, status, received_ns);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpcStatus(status, identity.request_id));
   return reactor;

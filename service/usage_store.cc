@@ -16,6 +16,7 @@
 #include "model/check.h"
 #include "service/outcome.h"
 #include "service/sqlite_statement.h"
+#include "service/sqlite_transaction.h"
 #include "service/store_lock.h"
 #include "service/usage_schema.h"
 #include "service/version.h"
@@ -415,13 +416,8 @@ absl::StatusOr<int64_t> UsageStore::Number(const char* sql) {
 }
 
 absl::Status UsageStore::InTransaction(const std::function<absl::Status()>& body) {
-  absl::Status status = Execute("BEGIN IMMEDIATE");
-  if (status.ok()) status = body();
-  if (status.ok()) status = Execute("COMMIT");
-  if (!status.ok() && sqlite3_get_autocommit(database_) == 0) {
-    sqlite3_exec(database_, "ROLLBACK", nullptr, nullptr, nullptr);
-  }
-  return status;
+  return InSqliteTransaction(
+      database_, [this](const char* sql) { return Execute(sql); }, body);
 }
 
 absl::Status UsageStore::Failure() const {

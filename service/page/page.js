@@ -90,8 +90,8 @@ function showBill(meter, usage, entry) {
   const seconds = (meter.last - meter.first) / 1000;
   const count = usage.completion_tokens;
   put("tokens", `${usage.prompt_tokens} + ${count}`);
-  if (count > 1 && seconds > 0) put("speed", ((count - 1) / seconds).toFixed(1));
-  const speed = at("speed").textContent.replace("≈ ", "");
+  const speed = count > 1 && seconds > 0 ? ((count - 1) / seconds).toFixed(1) : "–";
+  put("speed", speed);
   if (usage.cost === undefined || usage.cost === null) {
     put("cost", "no price set");
     put("cost-note", "Start the service with --price-per-hour to see money.");

@@ -9,14 +9,13 @@ import contextlib
 import json
 import os
 import pathlib
-import random
 import re
 import sqlite3
 import subprocess
 import sys
 import time
 
-from observed_service import Service, root, start_process, temporary_folder
+from observed_service import Service, kills_asked_for, root, start_process, temporary_folder
 
 LINES = 160
 
@@ -169,10 +168,7 @@ def full_disk(binary, service, folder):
 
 def main():
     binary = f"{sys.argv[1]}/service/tuppence"
-    kills = int(sys.argv[2]) if len(sys.argv) > 2 else 12
-    seed = int(sys.argv[3]) if len(sys.argv) > 3 else random.SystemRandom().getrandbits(32)
-    draw = random.Random(seed)
-    print(f"{kills} kills, seed {seed}", flush=True)
+    kills, draw = kills_asked_for(12)
     with temporary_folder() as name, contextlib.ExitStack() as stack:
         folder = pathlib.Path(name)
         store = folder / "usage.db"

@@ -6,7 +6,6 @@ that a kill cut off counts at what its time may have cost; whoever has no budget
 """
 import contextlib
 import json
-import random
 import sqlite3
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import time
 import grpc
 
 from kill_test import Acknowledged, live_and_die
-from observed_service import Service, Stub, make_api, root, temporary_folder, wait_for
+from observed_service import Service, Stub, kills_asked_for, make_api, root, temporary_folder, wait_for
 
 DAY_NS = 86_400 * 10**9
 
@@ -102,10 +101,7 @@ def refuses_to_start(binary, tenants, *flags):
 
 def main():
     binary = f"{sys.argv[1]}/service/tuppence"
-    kills = int(sys.argv[2]) if len(sys.argv) > 2 else 6
-    seed = int(sys.argv[3]) if len(sys.argv) > 3 else random.SystemRandom().getrandbits(32)
-    draw = random.Random(seed)
-    print(f"{kills} kills, seed {seed}", flush=True)
+    kills, draw = kills_asked_for(6)
     while DAY_NS - time.time_ns() % DAY_NS < 90e9:  # a budget of the day ends with the day
         time.sleep(1)
     with temporary_folder() as folder, contextlib.ExitStack() as stack:

@@ -9,14 +9,13 @@ import contextlib
 import http.client
 import json
 import pathlib
-import random
 import resource
 import sqlite3
 import subprocess
 import sys
 import time
 
-from observed_service import Service, free_port, root, temporary_folder, wait_for
+from observed_service import Service, free_port, kills_asked_for, root, temporary_folder, wait_for
 
 LINES = 400
 BOUNDARY = "a-boundary-of-this-test"
@@ -273,10 +272,7 @@ def done_of(door, batch_id):
 
 def main():
     binary = f"{sys.argv[1]}/service/tuppence"
-    kills = int(sys.argv[2]) if len(sys.argv) > 2 else 8
-    seed = int(sys.argv[3]) if len(sys.argv) > 3 else random.SystemRandom().getrandbits(32)
-    draw = random.Random(seed)
-    print(f"{kills} kills, seed {seed}", flush=True)
+    kills, draw = kills_asked_for(8)
     with temporary_folder() as name, contextlib.ExitStack() as stack:
         folder = pathlib.Path(name)
         store, http_port = folder / "usage.db", free_port()

@@ -15,7 +15,7 @@ import time
 
 import grpc
 
-from observed_service import Service, Stub, make_api, root, temporary_folder
+from observed_service import Service, Stub, kills_asked_for, make_api, root, temporary_folder
 
 CALLERS = 6
 LIFE_SECONDS_MAX = 0.6
@@ -90,11 +90,8 @@ def check_books(binary, store, answers, kills):
 
 def main():
     binary = f"{sys.argv[1]}/service/tuppence"
-    kills = int(sys.argv[2]) if len(sys.argv) > 2 else 20
-    seed = int(sys.argv[3]) if len(sys.argv) > 3 else random.SystemRandom().getrandbits(32)
-    draw = random.Random(seed)
+    kills, draw = kills_asked_for(20)
     began = time.monotonic()
-    print(f"{kills} kills, seed {seed}", flush=True)
     with temporary_folder() as folder, contextlib.ExitStack() as stack:
         store = f"{folder}/usage.db"
         service = Service(binary, folder, "killed", str(root / "deploy/demo_model/checkpoint"),

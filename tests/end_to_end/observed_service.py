@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import pathlib
+import random
 import re
 import signal
 import socket
@@ -58,6 +59,14 @@ def start_process(command, **streams):
     Python has it, the signal is ignored. No Python runs in the child, which gRPC's threads forbid."""
     return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], restore_signals=False,
                             **streams)
+
+
+def kills_asked_for(default):
+    """From the command line, BUILD [KILLS] [SEED]: how many, and what draws their moments."""
+    kills = int(sys.argv[2]) if len(sys.argv) > 2 else default
+    seed = int(sys.argv[3]) if len(sys.argv) > 3 else random.SystemRandom().getrandbits(32)
+    print(f"{kills} kills, seed {seed}", flush=True)
+    return kills, random.Random(seed)
 
 
 class Service:

@@ -106,7 +106,7 @@ def ask(browser, question):
 
 def answers_with_its_price(browser, service):
     wait_for("the page shows the machine's state", lambda: text(browser, "ready") == "ready", 30)
-    assert text(browser, "running") == "0" and text(browser, "rate") == "0.500", text(browser, "machine")
+    wait_for("the machine at rest, with its price", lambda: text(browser, "running") == "0" and text(browser, "rate") == "0.500", 30)
     browser.find_element(By.TAG_NAME, "summary").click()
     browser.find_element(By.ID, "system").send_keys(record)
     browser.find_element(By.TAG_NAME, "summary").click()
@@ -119,7 +119,8 @@ def answers_with_its_price(browser, service):
     assert round(cost * 1e9) == booked["cost_nanousd"], f"{cost} is shown, {booked} booked"
     said = browser.find_elements(By.CSS_SELECTOR, "#talk .text")[-1].text
     assert "DHL" in said and "14 March 2026" in said, said
-    assert float(text(browser, "speed")) > 0 and text(browser, "idle").endswith("%"), text(browser, "machine")
+    assert float(text(browser, "speed")) > 0, text(browser, "speed")
+    wait_for("the idle share, which two looks at the state make", lambda: text(browser, "idle").endswith("%"), 30)
     assert browser.execute_script("return document.activeElement.id") == "question", "the next question cannot be typed at once"
     assert said in browser.find_element(By.ID, "announce").get_attribute("textContent"), "a screen reader is not told"
 
