@@ -20,7 +20,7 @@ constexpr std::array<const char*, 24> kWords = {
 
 }  // namespace
 
-RequestMaker::RequestMaker(const LoadOptions& options, int32_t vocab)
+RequestMaker::RequestMaker(const TrafficOptions& options, int32_t vocab)
     : options_(options),
       vocab_(std::max(vocab, 2 * kFirstOrdinaryId)),
       draw_({options.rate, options.prompt, options.output, options.seed}),

@@ -12,7 +12,7 @@
 
 namespace tuppence {
 
-struct LoadOptions {
+struct TrafficOptions {
   ClientOptions client;
   std::string http;  // IP:PORT of the HTTP door, to drive it in place of gRPC's; "": gRPC
   int channels = 4;  // connections that the calls share
@@ -36,7 +36,7 @@ struct LoadOptions {
 
 class RequestMaker {
  public:
-  RequestMaker(const LoadOptions& options, int32_t vocab);
+  RequestMaker(const TrafficOptions& options, int32_t vocab);
 
   // The next request. No two share a prompt but by chance.
   v1::GenerateRequest Next();
@@ -44,7 +44,7 @@ class RequestMaker {
   double NextGapSeconds() { return draw_.GapSeconds(); }
 
  private:
-  const LoadOptions options_;
+  const TrafficOptions options_;
   const int32_t vocab_;
   LoadDraw draw_;
   std::mt19937_64 contents_;

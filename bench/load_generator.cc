@@ -131,7 +131,7 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
 // Calls go round the connections in turn.
 class Starter {
  public:
-  static absl::StatusOr<Starter> Make(const LoadOptions& options) {
+  static absl::StatusOr<Starter> Make(const TrafficOptions& options) {
     Starter starter;
     if (!options.http.empty()) {
       absl::StatusOr<std::unique_ptr<HttpLoad>> http = HttpLoad::Make(options.http);
@@ -162,7 +162,7 @@ class Starter {
   double timeout_seconds_ = 0;
 };
 
-void RunClosedLoop(const LoadOptions& options, int64_t requests, RequestMaker* maker,
+void RunClosedLoop(const TrafficOptions& options, int64_t requests, RequestMaker* maker,
                    Starter* starter, LoadResult* result) {
   OpenCalls open;
   for (int64_t i = 0; i < requests; ++i) {
@@ -174,7 +174,7 @@ void RunClosedLoop(const LoadOptions& options, int64_t requests, RequestMaker* m
   result->streams_most = open.most();
 }
 
-void RunOpenLoop(const LoadOptions& options, RequestMaker* maker, Starter* starter,
+void RunOpenLoop(const TrafficOptions& options, RequestMaker* maker, Starter* starter,
                  LoadResult* result) {
   OpenCalls open;
   const std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
@@ -203,7 +203,7 @@ int64_t LoadResult::errors_total() const {
   return total;
 }
 
-absl::Status RunLoad(const LoadOptions& options, int32_t vocab, LoadResult* result) {
+absl::Status RunLoad(const TrafficOptions& options, int32_t vocab, LoadResult* result) {
   absl::StatusOr<Starter> starter = Starter::Make(options);
   if (!starter.ok()) return starter.status();
   RequestMaker maker(options, vocab);

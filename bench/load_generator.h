@@ -44,6 +44,6 @@ struct LoadResult {
 };
 
 // Warms up, runs the load, and returns when every call has ended.
-absl::Status RunLoad(const LoadOptions& options, int32_t vocab, LoadResult* result);
+absl::Status RunLoad(const TrafficOptions& options, int32_t vocab, LoadResult* result);
 
 }  // namespace tuppence

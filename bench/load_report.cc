@@ -39,7 +39,7 @@ std::string RangeText(LengthRange range) {
   return range.min == range.max ? absl::StrCat(range.min) : absl::StrCat(range.min, "-", range.max);
 }
 
-std::string LoadText(const LoadOptions& options) {
+std::string LoadText(const TrafficOptions& options) {
   const std::string lengths =
       absl::StrCat(options.text ? "text" : "token ids", ", ", RangeText(options.prompt), " in, ",
                    RangeText(options.output), " out, seed ", options.seed);
@@ -93,7 +93,7 @@ std::string CostLine(const LoadResult& result, const Rates& rates) {
 
 }  // namespace
 
-std::string LoadTable(const LoadOptions& options, const v1::GetModelResponse& model,
+std::string LoadTable(const TrafficOptions& options, const v1::GetModelResponse& model,
                       LoadResult* result) {
   const Rates rates = RatesOf(*result);
   std::string table =
@@ -120,7 +120,7 @@ std::string LoadTable(const LoadOptions& options, const v1::GetModelResponse& mo
   return table + ErrorLines(result);
 }
 
-std::string LoadJson(const LoadOptions& options, const v1::GetModelResponse& model,
+std::string LoadJson(const TrafficOptions& options, const v1::GetModelResponse& model,
                      LoadResult* result) {
   const Rates rates = RatesOf(*result);
   Json errors = Json::object();

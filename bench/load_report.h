@@ -8,9 +8,9 @@
 
 namespace tuppence {
 
-std::string LoadTable(const LoadOptions& options, const v1::GetModelResponse& model,
+std::string LoadTable(const TrafficOptions& options, const v1::GetModelResponse& model,
                       LoadResult* result);
-std::string LoadJson(const LoadOptions& options, const v1::GetModelResponse& model,
+std::string LoadJson(const TrafficOptions& options, const v1::GetModelResponse& model,
                      LoadResult* result);
 
 }  // namespace tuppence

@@ -35,7 +35,7 @@ void AddLengthFlag(CLI::App& app, const std::string& name, LengthRange* range,
       ->default_str(std::to_string(range->max));
 }
 
-void AddFlags(CLI::App& app, LoadOptions* options, std::string* json_path) {
+void AddFlags(CLI::App& app, TrafficOptions* options, std::string* json_path) {
   AddClientFlags(app, &options->client);
   app.add_option(
       "--http", options->http,
@@ -82,7 +82,7 @@ void AddFlags(CLI::App& app, LoadOptions* options, std::string* json_path) {
   app.add_option("--json", *json_path, "Write the result to this file too");
 }
 
-int Run(const LoadOptions& options, const std::string& json_path) {
+int Run(const TrafficOptions& options, const std::string& json_path) {
   absl::StatusOr<std::unique_ptr<Client>> client = Client::Make(options.client);
   v1::GetModelResponse model;
   absl::Status status = client.ok() ? (*client)->GetModel(&model) : client.status();
@@ -112,7 +112,7 @@ int main(int argc, char** argv) {
       "Exits 0 when every request got its whole answer, 1 otherwise.\n\n"
       "  serve_bench --concurrency 4000 --requests 8000 --prompt 32 --output 64 --channels 16\n"
       "  serve_bench --rate 20 --seconds 60 --prompt 100-500 --output 20-100 --json result.json");
-  tuppence::LoadOptions options;
+  tuppence::TrafficOptions options;
   std::string json_path;
   tuppence::AddFlags(app, &options, &json_path);
   CLI11_PARSE(app, argc, argv);

@@ -52,7 +52,7 @@ script() {
 begin() {
   local preset=$1
   shift
-  (cmake --preset "$preset" && exec nice ninja -C "build/$preset" "$@") >"$results/$preset.log" 2>&1 &
+  (cmake --preset "$preset" -DTUPPENCE_TESTS_TOGETHER=ON && exec nice ninja -C "build/$preset" "$@") >"$results/$preset.log" 2>&1 &
   building=$!
 }
 

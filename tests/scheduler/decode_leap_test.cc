@@ -7,11 +7,10 @@
 
 #include "gtest/gtest.h"
 #include "scheduler/simulation/replica.h"
+#include "tests/support/fake_clock.h"
 
 namespace tuppence {
 namespace {
-
-constexpr int64_t kSecond = 1'000'000'000;
 
 ReplicaOptions SmallReplica() {
   ReplicaOptions options;
@@ -88,7 +87,7 @@ ReplicaOptions DrawReplica(std::mt19937_64* random) {
   options.engine.sequences_max = between(2, 32);
   options.engine.positions_original = between(0, 1) == 0 ? 0 : between(100, 500);
   options.engine.itl_target_ns = between(0, 1) * 30'000'000;
-  options.engine.period_ns = between(1, 60) * kSecond;
+  options.engine.period_ns = between(1, 60) * kSecondNs;
   return options;
 }
 
@@ -126,7 +125,7 @@ TEST(DecodeLeapTest, LeapingGivesTheSameScheduleAndChargesAsStepping) {
 TEST(ReplicaTest, TheTimesOfALoneRequestAreTheModels) {
   const ReplicaOptions options = SmallReplica();
   const Outcome outcome =
-      Play(options, {{.at_ns = kSecond, .prompt_tokens = 100, .completion_tokens = 3}});
+      Play(options, {{.at_ns = kSecondNs, .prompt_tokens = 100, .completion_tokens = 3}});
   VirtualClock clock;
   const RooflineExecutor device(options.engine.cost, &clock);
   const int64_t prefill_ns = device.StepNs(WorkOf(0, 100, Phase::kPrefill));
@@ -136,14 +135,15 @@ TEST(ReplicaTest, TheTimesOfALoneRequestAreTheModels) {
   EXPECT_EQ(outcome.rows[0].usage.time_to_first_token_ns, prefill_ns);
   EXPECT_EQ(outcome.rows[0].usage.total_ns, prefill_ns + decode_ns);
   EXPECT_EQ(outcome.rows[0].cost.machine_ns, prefill_ns + decode_ns);
-  EXPECT_EQ(outcome.result->accounts.idle_ns, kSecond);
+  EXPECT_EQ(outcome.result->accounts.idle_ns, kSecondNs);
 }
 
 TEST(ReplicaTest, MachinesAreHeldUntilTheEndOfTheTimeAskedFor) {
   const Outcome outcome =
-      Play(SmallReplica(), {{.prompt_tokens = 10, .completion_tokens = 10}}, 100 * kSecond);
-  EXPECT_EQ(outcome.result->elapsed_ns, 100 * kSecond);
-  EXPECT_EQ(outcome.result->accounts.idle_ns + outcome.result->accounts.request_ns, 100 * kSecond);
+      Play(SmallReplica(), {{.prompt_tokens = 10, .completion_tokens = 10}}, 100 * kSecondNs);
+  EXPECT_EQ(outcome.result->elapsed_ns, 100 * kSecondNs);
+  EXPECT_EQ(outcome.result->accounts.idle_ns + outcome.result->accounts.request_ns,
+            100 * kSecondNs);
 }
 
 TEST(ReplicaTest, AClosedLoopKeepsItsCallersBusyAndNoMore) {

@@ -11,11 +11,10 @@
 #include "gtest/gtest.h"
 #include "scheduler/null_executor.h"
 #include "tests/scheduler/engine_harness.h"
+#include "tests/support/fake_clock.h"
 
 namespace tuppence {
 namespace {
-
-constexpr int64_t kSecond = 1'000'000'000;
 
 // The books' thread, on the test's: takes records down and sends the ends.
 class TestBooks {
@@ -209,7 +208,7 @@ TEST(EngineBooksTest, DrainedMeansThatTheBooksWereTold) {
   EngineHarness harness(WithBooks(books));
   harness.Submit(MakeRequest("r", 4, 3));
   harness.Step();
-  harness.engine().BeginDrain(harness.clock().NowNs() + kSecond);
+  harness.engine().BeginDrain(harness.clock().NowNs() + kSecondNs);
   for (int i = 0; i < 5; ++i) harness.Step();
   EXPECT_FALSE(harness.engine().drained()) << "the row waits for room";
   books.TakeAll();
@@ -224,7 +223,7 @@ TEST(EngineBooksTest, ADiskThatHangsDoesNotKeepADrainForEver) {
   EngineHarness harness(WithBooks(books));
   harness.Submit(MakeRequest("r", 4, 3));
   harness.Step();
-  harness.engine().BeginDrain(harness.clock().NowNs() + kSecond);
+  harness.engine().BeginDrain(harness.clock().NowNs() + kSecondNs);
   for (int i = 0; i < 5; ++i) harness.Step();
   EXPECT_FALSE(harness.engine().drained());
   harness.clock().Advance(harness.options().books_limit_ns);
@@ -394,7 +393,7 @@ void RunRandomBooks(uint64_t seed) {
     if (chance(3)) {
       harness.engine().SetRateCard({absl::StrCat("card", step), int64_t(random() % 1'000'000)});
     }
-    if (chance(5)) harness.clock().JumpUtc(int64_t(random() % 4000) * kSecond - 2000 * kSecond);
+    if (chance(5)) harness.clock().JumpUtc(int64_t(random() % 4000) * kSecondNs - 2000 * kSecondNs);
     if (chance(3)) unrecorded = !unrecorded;
     if (!harness.engine().Step()) harness.clock().Advance(1 + random() % 2'000'000'000);
     harness.CheckInvariants();
@@ -439,7 +438,7 @@ TEST(EngineBooksTest, OnThreadsOfTheirOwnEveryEndArrives) {
     engine.Start();
     std::thread thread([&books] {
       while (!books.records.closed() || books.records.Front() != nullptr) {
-        books.records.Wait(kSecond);
+        books.records.Wait(kSecondNs);
         books.TakeAll();
       }
     });
@@ -450,7 +449,7 @@ TEST(EngineBooksTest, OnThreadsOfTheirOwnEveryEndArrives) {
       ASSERT_TRUE(engine.Submit(std::move(request)).ok());
       if (i % 10 == 0) engine.SetRateCard({absl::StrCat("card", i), 100 * i});
     }
-    engine.Drain(clock.NowNs() + 60 * kSecond);
+    engine.Drain(clock.NowNs() + 60 * kSecondNs);
     engine.Stop();
     thread.join();
     EXPECT_EQ(books.rows.size(), 300u);

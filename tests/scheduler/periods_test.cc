@@ -7,20 +7,20 @@
 
 #include "gtest/gtest.h"
 #include "scheduler/cost_ledger.h"
+#include "tests/support/fake_clock.h"
 
 namespace tuppence {
 namespace {
 
-constexpr int64_t kSecond = 1'000'000'000;
-constexpr int64_t kMinute = 60 * kSecond;
+constexpr int64_t kMinute = 60 * kSecondNs;
 constexpr int64_t kNoon = int64_t{1'790'000'000} / 900 * kQuarterHourNs;  // a quarter-hour
 
-StepWork Decode(int64_t position) { return WorkOf(position, position + 1, Phase::kDecode); }
+StepWork DecodeAt(int64_t position) { return WorkOf(position, position + 1, Phase::kDecode); }
 
 // A ledger with its two clocks; periods gather in `periods`.
 class Books {
  public:
-  explicit Books(int64_t utc_start_ns = kNoon + 100 * kSecond, RateCard card = {"a", 500'000})
+  explicit Books(int64_t utc_start_ns = kNoon + 100 * kSecondNs, RateCard card = {"a", 500'000})
       : utc_offset_ns(utc_start_ns - now_ns),
         ledger({.start_ns = now_ns,
                 .utc_start_ns = utc_start_ns,
@@ -35,7 +35,7 @@ class Books {
   }
   void Step(Charges* charges, int64_t ns) {
     now_ns += ns;
-    const StepPlayer players[] = {{charges, 1, {}, Decode(10)}};
+    const StepPlayer players[] = {{charges, 1, {}, DecodeAt(10)}};
     ledger.ChargeStep(players, now_ns);
     End();
   }
@@ -75,32 +75,32 @@ TEST(PeriodsTest, CloseAfterAMinuteAtTheEndOfAnIdleWaitOrAStep) {
   Books books;
   Charges charges;
   books.ledger.Open("t", &charges);
-  for (int i = 0; i < 119; ++i) books.Idle(kSecond / 2);
+  for (int i = 0; i < 119; ++i) books.Idle(kSecondNs / 2);
   EXPECT_TRUE(books.periods.empty());
-  books.Idle(kSecond / 2);
+  books.Idle(kSecondNs / 2);
   ASSERT_EQ(books.periods.size(), 1u);
   EXPECT_EQ(books.periods[0].accounts.idle_ns, kMinute);
-  for (int i = 0; i < 6; ++i) books.Step(&charges, 11 * kSecond);
+  for (int i = 0; i < 6; ++i) books.Step(&charges, 11 * kSecondNs);
   ASSERT_EQ(books.periods.size(), 2u);
-  EXPECT_EQ(books.periods[1].accounts.request_ns, 66 * kSecond);
-  EXPECT_EQ(books.periods[1].utc_start_ns, kNoon + 160 * kSecond);
+  EXPECT_EQ(books.periods[1].accounts.request_ns, 66 * kSecondNs);
+  EXPECT_EQ(books.periods[1].utc_start_ns, kNoon + 160 * kSecondNs);
   books.ExpectWhole();
 }
 
 TEST(PeriodsTest, IdleTimeIsCutAtTheQuarterHourItself) {
-  Books books(kNoon + 890 * kSecond);
-  books.Idle(30 * kSecond);
+  Books books(kNoon + 890 * kSecondNs);
+  books.Idle(30 * kSecondNs);
   ASSERT_EQ(books.periods.size(), 1u);
-  EXPECT_EQ(books.periods[0].end_ns - books.periods[0].start_ns, 10 * kSecond);
-  books.Idle(40 * kSecond);
+  EXPECT_EQ(books.periods[0].end_ns - books.periods[0].start_ns, 10 * kSecondNs);
+  books.Idle(40 * kSecondNs);
   ASSERT_EQ(books.periods.size(), 2u);
   EXPECT_EQ(books.periods[1].utc_start_ns, kNoon + kQuarterHourNs);
-  EXPECT_EQ(books.periods[1].end_ns - books.periods[1].start_ns, 60 * kSecond);
+  EXPECT_EQ(books.periods[1].end_ns - books.periods[1].start_ns, 60 * kSecondNs);
 }
 
 TEST(PeriodsTest, ALongWaitGivesOnePeriodForEachQuarterHour) {
   Books books(kNoon);
-  books.Idle(3 * kQuarterHourNs + 5 * kSecond);
+  books.Idle(3 * kQuarterHourNs + 5 * kSecondNs);
   ASSERT_EQ(books.periods.size(), 3u);
   for (int i = 0; i < 3; ++i) {
     EXPECT_EQ(books.periods[i].utc_start_ns, kNoon + i * kQuarterHourNs);
@@ -109,15 +109,15 @@ TEST(PeriodsTest, ALongWaitGivesOnePeriodForEachQuarterHour) {
 }
 
 TEST(PeriodsTest, AStepAcrossTheQuarterHourBelongsWhereItBegan) {
-  Books books(kNoon + 890 * kSecond);
+  Books books(kNoon + 890 * kSecondNs);
   Charges charges;
   books.ledger.Open("t", &charges);
-  books.Step(&charges, 25 * kSecond);
+  books.Step(&charges, 25 * kSecondNs);
   ASSERT_EQ(books.periods.size(), 1u);
-  EXPECT_EQ(books.periods[0].accounts.request_ns, 25 * kSecond);
+  EXPECT_EQ(books.periods[0].accounts.request_ns, 25 * kSecondNs);
   books.Idle(kMinute);
   ASSERT_EQ(books.periods.size(), 2u);
-  EXPECT_EQ(books.periods[1].utc_start_ns, kNoon + 915 * kSecond);
+  EXPECT_EQ(books.periods[1].utc_start_ns, kNoon + 915 * kSecondNs);
 }
 
 TEST(PeriodsTest, EachLiesInOneQuarterHourHoweverTheWallClockJumps) {
@@ -127,9 +127,9 @@ TEST(PeriodsTest, EachLiesInOneQuarterHourHoweverTheWallClockJumps) {
   books.ledger.Open("t", &charges);
   for (int i = 0; i < 3'000; ++i) {
     if (random() % 20 == 0) {
-      books.utc_offset_ns += static_cast<int64_t>(random() % (7200 * kSecond)) - 3600 * kSecond;
+      books.utc_offset_ns += static_cast<int64_t>(random() % (7200 * kSecondNs)) - 3600 * kSecondNs;
     }
-    const int64_t ns = 1 + static_cast<int64_t>(random() % (30 * kSecond));
+    const int64_t ns = 1 + static_cast<int64_t>(random() % (30 * kSecondNs));
     if (random() % 2 == 0) {
       books.Idle(ns);
     } else {
@@ -151,13 +151,13 @@ TEST(PeriodsTest, ANewRateCardBeginsAPeriodAndEachNanosecondKeepsItsPrice) {
   Books books;
   Charges charges;
   books.ledger.Open("t", &charges);
-  books.Step(&charges, 7 * kSecond + 1);
+  books.Step(&charges, 7 * kSecondNs + 1);
   books.ledger.Settle(&charges);
   books.ledger.SetRateCard({"b", 1'234'567}, books.utc_ns());
-  books.Step(&charges, 11 * kSecond + 3);
+  books.Step(&charges, 11 * kSecondNs + 3);
   books.ledger.Settle(&charges);
   books.ledger.SetRateCard({"c", 3, 250'000}, books.utc_ns());
-  books.Step(&charges, 13 * kSecond + 5);
+  books.Step(&charges, 13 * kSecondNs + 5);
   books.CloseAll();
   ASSERT_EQ(books.periods.size(), 3u);
   EXPECT_EQ(books.periods[0].rate_card.id, "a");
@@ -165,37 +165,37 @@ TEST(PeriodsTest, ANewRateCardBeginsAPeriodAndEachNanosecondKeepsItsPrice) {
   EXPECT_EQ(books.periods[2].rate_card.id, "c");
   books.ExpectWhole();
   const Cost cost = books.ledger.CostOf(charges);
-  const ExactMoney exact = ExactMoneyOf(books.periods[0].rate_card, 7 * kSecond + 1) +
-                           ExactMoneyOf(books.periods[1].rate_card, 11 * kSecond + 3) +
-                           ExactMoneyOf(books.periods[2].rate_card, 13 * kSecond + 5);
+  const ExactMoney exact = ExactMoneyOf(books.periods[0].rate_card, 7 * kSecondNs + 1) +
+                           ExactMoneyOf(books.periods[1].rate_card, 11 * kSecondNs + 3) +
+                           ExactMoneyOf(books.periods[2].rate_card, 13 * kSecondNs + 5);
   EXPECT_EQ(cost.cost_nanousd, NanoUsd(exact));
   EXPECT_EQ(cost.rate_card_id, "c");
-  EXPECT_EQ(cost.machine_ns, 31 * kSecond + 9);
+  EXPECT_EQ(cost.machine_ns, 31 * kSecondNs + 9);
 }
 
 TEST(PeriodsTest, SomeTimeWithoutARateMeansNoPriceNeverZero) {
   Books books(kNoon, RateCard());
   Charges charges;
   books.ledger.Open("t", &charges);
-  books.Step(&charges, kSecond);
+  books.Step(&charges, kSecondNs);
   books.ledger.Settle(&charges);
   books.ledger.SetRateCard({"b", 500'000}, books.utc_ns());
-  books.Step(&charges, kSecond);
+  books.Step(&charges, kSecondNs);
   EXPECT_FALSE(books.ledger.CostOf(charges).has_rate);
   Charges later;
   books.ledger.Open("t", &later);
-  books.Step(&later, kSecond);
+  books.Step(&later, kSecondNs);
   EXPECT_TRUE(books.ledger.CostOf(later).has_rate);
 }
 
 TEST(PeriodsTest, TheMachinesShareIsPartOfThePrice) {
   RateCard card = {"half", 1'000'000, 500'000};
-  EXPECT_EQ(NanoUsd(card, 3'600 * kSecond), 500'000'000);
+  EXPECT_EQ(NanoUsd(card, 3'600 * kSecondNs), 500'000'000);
   card.machine_share_ppm = 1;
-  EXPECT_EQ(NanoUsd(card, 3'600 * kSecond), 1'000);
+  EXPECT_EQ(NanoUsd(card, 3'600 * kSecondNs), 1'000);
   // Ten years of an expensive machine do not overflow.
   card = {"large", 100'000'000, kPpm};
-  EXPECT_EQ(NanoUsd(card, int64_t{87'600} * 3'600 * kSecond), int64_t{8'760'000} * kSecond);
+  EXPECT_EQ(NanoUsd(card, int64_t{87'600} * 3'600 * kSecondNs), int64_t{8'760'000} * kSecondNs);
 }
 
 TEST(PeriodsTest, TenantsChargesOpenOnesAndRowsAgree) {
@@ -218,19 +218,19 @@ TEST(PeriodsTest, TenantsChargesOpenOnesAndRowsAgree) {
   EXPECT_EQ(ant.open_ns, 30);
   EXPECT_EQ(books.periods[0].tenants[1].open_ns, 10);
   // Open and silent: still there, with what it was charged before.
-  books.Idle(kSecond);
+  books.Idle(kSecondNs);
   books.CloseAll();
   ASSERT_EQ(books.periods[1].tenants.size(), 2u);
   EXPECT_EQ(books.periods[1].tenants[0].request_ns, 0);
   EXPECT_EQ(books.periods[1].tenants[0].open_ns, 30);
   books.ledger.Close(a, {.written_off = true});
   books.ledger.Close(c, {.lost = true});
-  books.Idle(kSecond);
+  books.Idle(kSecondNs);
   books.CloseAll();
   EXPECT_EQ(books.periods[2].tenants[0].lost_ns, 30);
   EXPECT_EQ(books.periods[2].tenants[1].written_off_ns, 10);
   EXPECT_EQ(books.periods[2].tenants[1].open_ns, 0);
-  books.Idle(kSecond);
+  books.Idle(kSecondNs);
   books.CloseAll();
   EXPECT_TRUE(books.periods[3].tenants.empty()) << "nobody's name stays";
   EXPECT_EQ(books.ledger.CostOf(a, /*written_off=*/true).cost_nanousd, 0);

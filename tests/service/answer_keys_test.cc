@@ -20,8 +20,6 @@ namespace {
 using ::testing::HasSubstr;
 using Json = nlohmann::json;
 
-constexpr char kChat[] = "/v1/chat/completions";
-
 v1::GenerateRequest Unseeded() {
   v1::GenerateRequest request = ServiceHarness::GoodRequest();
   request.mutable_sampling()->clear_seed();

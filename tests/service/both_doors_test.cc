@@ -17,8 +17,6 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 using Json = nlohmann::json;
 
-constexpr int32_t kHighest = std::numeric_limits<int32_t>::max();
-
 // What a row changes in a good request, in each door's words.
 struct Row {
   const char* name;

@@ -9,6 +9,7 @@
 #include "service/submit_request.h"
 #include "tests/service/http_client.h"
 #include "tests/service/service_harness.h"
+#include "tests/support/fake_clock.h"
 
 namespace tuppence {
 namespace {
@@ -18,7 +19,6 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 constexpr int64_t kUsd = 1'000'000'000;
-constexpr int64_t kHourNs = kDayNs / 24;
 // 2026-11-25 00:00 UTC.
 constexpr int64_t kToday = 20'782;
 constexpr int64_t kNoonNs = kToday * kDayNs + 12 * kHourNs;

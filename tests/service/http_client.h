@@ -13,6 +13,8 @@
 
 namespace tuppence {
 
+constexpr char kChat[] = "/v1/chat/completions";  // what most tests ask
+
 struct HttpAnswer {
   int status = 0;                              // 0: none came
   std::map<std::string, std::string> headers;  // names in lower case

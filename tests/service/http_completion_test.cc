@@ -17,7 +17,6 @@ using ::testing::IsEmpty;
 using ::testing::Not;
 using Json = nlohmann::json;
 
-constexpr char kChat[] = "/v1/chat/completions";
 constexpr char kText[] = "/v1/completions";
 
 // ServiceHarness::GoodRequest in OpenAI's words.
@@ -33,13 +32,6 @@ Json LongBody(int max_tokens = 1500) {
   Json body = GoodBody();
   body["max_tokens"] = max_tokens;
   return body;
-}
-
-void WaitFor(const std::function<bool()>& condition) {
-  for (int i = 0; i < 5000 && !condition(); ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  EXPECT_TRUE(condition());
 }
 
 // The text of all events of a choice.

@@ -14,7 +14,6 @@ using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using Json = nlohmann::json;
 
-constexpr char kChat[] = "/v1/chat/completions";
 constexpr char kGood[] =
     R"({"messages":[{"role":"user","content":"Where is my order 48213?"}],"max_tokens":4})";
 

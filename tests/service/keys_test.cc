@@ -21,8 +21,7 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 using Json = nlohmann::json;
 
-constexpr char kChat[] = "/v1/chat/completions";
-constexpr char kGood[] =
+constexpr char kGoodChat[] =
     R"({"messages":[{"role":"user","content":"Where is my order?"}],"max_tokens":4})";
 
 // Files of one test, which go with it.
@@ -61,7 +60,8 @@ class KeysTest : public ::testing::Test {
     channel_ = NewChannel(service_->address());
   }
   HttpAnswer Http(const std::string& authorization) {
-    return Ask(service_->http->port(), "POST", kChat, kGood, {{"Authorization", authorization}});
+    return Ask(service_->http->port(), "POST", kChat, kGoodChat,
+               {{"Authorization", authorization}});
   }
   CallEnd Grpc(const std::multimap<std::string, std::string>& metadata,
                const char* method = "Tokenize") {
@@ -114,7 +114,7 @@ TEST_F(KeysTest, B1B6KeysThatAreNoneAre401) {
   }
   EXPECT_EQ(Http("Bearer " + std::string(64 << 10, 'k')).status, 431);
   const HttpAnswer twice =
-      Ask(service_->http->port(), "POST", kChat, kGood,
+      Ask(service_->http->port(), "POST", kChat, kGoodChat,
           {{"Authorization", "Bearer " + good}, {"Authorization", "Bearer " + good}});
   EXPECT_EQ(twice.status, 401);
   EXPECT_EQ(Grpc({{"authorization", "Bearer " + good}, {"authorization", "Bearer " + good}}).code,
@@ -128,7 +128,7 @@ TEST_F(KeysTest, B4EveryRouteAndMethodNeedsAKey) {
   for (const HttpRoute& route : HttpRoutes::Table()) {
     const std::string path = absl::StrReplaceAll(route.path, {{"*", "demo"}});
     for (const char* verb : {"GET", "POST", "PUT", "DELETE", "OPTIONS"}) {
-      const HttpAnswer answer = Ask(service_->http->port(), verb, path, kGood);
+      const HttpAnswer answer = Ask(service_->http->port(), verb, path, kGoodChat);
       if (route.open) {
         EXPECT_THAT(answer.status, AnyOf(200, 405)) << verb << " " << path;
       } else {
@@ -182,15 +182,13 @@ TEST_F(KeysTest, ClassesAndLimitsOfAMinuteAreTheTenants) {
   EXPECT_EQ(grpc.Wait().quota_subject, "tenant:shop");
   EXPECT_TRUE(grpc.Wait().retry_ms.has_value());
   EXPECT_EQ(Http("Bearer " + free_key).status, 200);  // its neighbours go on
-  Json urgent = Json::parse(kGood);
+  Json urgent = Json::parse(kGoodChat);
   urgent["priority_class"] = "interactive";
   EXPECT_EQ(Ask(service_->http->port(), "POST", kChat, urgent.dump(),
                 {{"Authorization", "Bearer " + shop}})
                 .status,
             403);
 }
-
-constexpr int64_t kSecondNs = 1'000'000'000;
 
 TEST(TenantRatesTest, AMinutesWorthMayComeAtOnceAndFillsUpEvenly) {
   TenantRates rates;

@@ -36,13 +36,6 @@ v1::GenerateRequest ManyTokens() {
   return request;
 }
 
-void WaitFor(const std::function<bool()>& condition) {
-  for (int i = 0; i < 5000 && !condition(); ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  EXPECT_TRUE(condition());
-}
-
 TEST(LifecycleTest, CancelledWhileRunningGivesEverythingBack) {
   ServiceHarness service;
   service.executor.step_us = 1000;

@@ -11,10 +11,9 @@
 #include <vector>
 
 #include "service/usage_reader.h"
+#include "tests/support/fake_clock.h"
 
 namespace tuppence {
-
-constexpr int64_t kSecondNs = 1'000'000'000;
 
 // RFC 3339.
 int64_t Utc(const std::string& time);

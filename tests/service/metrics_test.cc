@@ -59,7 +59,7 @@ class TimedExecutor final : public StepExecutor {
 };
 
 // A page, by sample: "name{labels}" without model_name and engine, to its value.
-std::map<std::string, double> Parse(const std::string& page) {
+std::map<std::string, double> Samples(const std::string& page) {
   std::map<std::string, double> samples;
   for (const absl::string_view line : absl::StrSplit(page, '\n', absl::SkipEmpty())) {
     if (line[0] == '#') continue;
@@ -147,7 +147,7 @@ class MetricsPageTest : public ::testing::Test {
     }
   }
 
-  std::map<std::string, double> Page() { return Parse(metrics_.Format(parts_)); }
+  std::map<std::string, double> Page() { return Samples(metrics_.Format(parts_)); }
 
   FakeClock clock_;
   StepRecords records_;

@@ -9,6 +9,7 @@
 #include "service/planner/trace_file.h"
 #include "service/trace_writer.h"
 #include "tests/service/usage_files.h"
+#include "tests/support/fake_clock.h"
 
 namespace tuppence {
 namespace {
@@ -16,7 +17,6 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr int64_t kMs = 1'000'000;
-constexpr int64_t kHourNs = int64_t{3600} * 1000 * kMs;
 
 TEST(PlanTrafficTest, ATraceIsReadInBothForms) {
   const std::string csv =
@@ -84,7 +84,7 @@ TEST(PlanTrafficTest, ALoadIsDrawnAsServeBenchSendsIt) {
   const LoadShape shape = {.rate = 20, .prompt = {100, 500}, .completion = {20, 100}, .seed = 7};
   const auto traffic = DrawTraffic(shape, /*seconds=*/60);
   ASSERT_TRUE(traffic.ok()) << traffic.status();
-  LoadOptions options;
+  TrafficOptions options;
   options.rate = shape.rate;
   options.prompt = shape.prompt;
   options.output = shape.completion;
@@ -162,7 +162,7 @@ TEST(PlanTrafficTest, AnInvoiceThatCannotBeReadNamesTheLine) {
   }
 }
 
-class CountingObserver final : public RecordObserver {
+class RecordCounter final : public RecordObserver {
  public:
   void Observe(const StepRecord&) override { ++records; }
   void ObserveCommit(int64_t, int64_t) override {}
@@ -180,7 +180,7 @@ TEST(TraceWriterTest, WhatIsWrittenIsReadAgainAndGoesOn) {
   ended.row.usage.prompt_tokens = 312;
   ended.row.usage.completion_tokens = 57;
   record.ended.emplace_back().row.tenant = "cancelled before its first token";
-  CountingObserver next;
+  RecordCounter next;
   for (int run = 0; run < 2; ++run) {
     auto writer = TraceWriter::Open(path, &next);
     ASSERT_TRUE(writer.ok()) << writer.status();

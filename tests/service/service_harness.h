@@ -5,6 +5,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
+#include <limits>
 #include <memory>
 #include <sstream>
 #include <string>
@@ -31,6 +33,10 @@
 #include "tests/service/ongoing_call.h"
 
 namespace tuppence {
+
+// The ends of a parameter's range on the wire.
+constexpr int32_t kLowest = std::numeric_limits<int32_t>::min();
+constexpr int32_t kHighest = std::numeric_limits<int32_t>::max();
 
 // Tokens of NullExecutor, each step held up for a time, or altogether, or failing.
 class PacedExecutor final : public StepExecutor {
@@ -140,5 +146,8 @@ std::string ServiceConfigOfTheExample();
 // A new channel to an address, plain text, with its own connection; keepalive and limits off.
 std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
                                           const std::string& service_config = "");
+
+// Waits until the condition holds, 5 seconds at most; the test fails if it never does.
+void WaitFor(const std::function<bool()>& condition);
 
 }  // namespace tuppence
