@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "bench/int8_peak.h"
 #include "cpu/cpu_backend.h"
 #include "cpu/cpu_resources.h"
 #include "cpu/huge_buffer.h"
@@ -66,6 +67,16 @@ double ReadBandwidth() {
 void ReadMemory(benchmark::State& state) {
   for (auto _ : state) state.SetIterationTime(1.0);
   state.counters["GB/s"] = ReadBandwidth() / 1e9;
+}
+
+void PeakInInt8(benchmark::State& state) {
+  Int8Peak peak;
+  for (auto _ : state) {
+    peak = MeasureInt8Peak(Threads());
+    state.SetIterationTime(1.0);
+  }
+  state.counters["TOPS"] = peak.operations_per_second / 1e12;
+  state.SetLabel(peak.instruction);
 }
 
 struct WeightShape {
@@ -299,6 +310,7 @@ void RegisterSampling(KernelPath path) {
 int main(int argc, char** argv) {
   using tuppence::KernelPath;
   benchmark::RegisterBenchmark("read_memory", tuppence::ReadMemory)->UseManualTime()->Iterations(1);
+  benchmark::RegisterBenchmark("int8_peak", tuppence::PeakInInt8)->UseManualTime()->Iterations(1);
   for (const auto& named : tuppence::kFormats) {
     const tuppence::WeightFormat format = named.format;
     benchmark::RegisterBenchmark((std::string("pack/") + named.name).c_str(),

@@ -1,0 +1,84 @@
+"""What is measured, and how a figure comes from the moments at which tokens came back."""
+import random
+import statistics
+
+from engine import Answer, Engine, Request
+
+VOCAB = 32000
+
+
+def prompts(count: int, length: int, seed: int) -> list[list[int]]:
+    """Different token ids for each, the same for every engine; none is special."""
+    draw = random.Random(seed)
+    return [[draw.randrange(300, VOCAB) for _ in range(length)] for _ in range(count)]
+
+
+def first_token_seconds(answer: Answer) -> float:
+    return answer.tokens[0] - answer.submitted
+
+
+def percentile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def decode_alone(engine: Engine, seed: int) -> dict:
+    """Tokens a second after the first, one caller: 32 tokens in, 64 out."""
+    [answer] = engine.run([Request(prompts(1, 32, seed)[0], 64)])
+    return {"tokens_per_second": (len(answer.tokens) - 1) / (answer.tokens[-1] - answer.tokens[0])}
+
+
+def prefill(engine: Engine, length: int, seed: int) -> dict:
+    """Prompt tokens a second until the first token, one caller."""
+    [answer] = engine.run([Request(prompts(1, length, seed)[0], 1)])
+    seconds = first_token_seconds(answer)
+    return {"tokens_per_second": length / seconds, "ttft_seconds": seconds}
+
+
+def served(engine: Engine, callers: int, seed: int) -> dict:
+    """Output tokens a second from the first request to the last token: all at once, 512 tokens in and 128 out. The
+    decode phase is the time from the last first token to the first last one, when all of them decode."""
+    answers = engine.run([Request(prompt, 128) for prompt in prompts(callers, 512, seed)])
+    begin = min(answer.submitted for answer in answers)
+    end = max(answer.tokens[-1] for answer in answers)
+    waits = [first_token_seconds(answer) for answer in answers]
+    gaps = [later - sooner for answer in answers for sooner, later in zip(answer.tokens, answer.tokens[1:])]
+    figures = {"tokens_per_second": sum(len(answer.tokens) for answer in answers) / (end - begin),
+               "ttft_p50": percentile(waits, 0.5), "ttft_p99": percentile(waits, 0.99),
+               "itl_p50": percentile(gaps, 0.5), "itl_p99": percentile(gaps, 0.99)}
+    first, last = (max(answer.tokens[0] for answer in answers), min(answer.tokens[-1] for answer in answers))
+    if last > first:
+        among = sum(first < moment <= last for answer in answers for moment in answer.tokens)
+        figures["decode_phase_tokens_per_second"] = among / (last - first)
+    return figures
+
+
+def late_arrival(engine: Engine, seed: int) -> dict:
+    """One request of 512 tokens, while 15 others decode, against the same alone."""
+    late, *others = prompts(16, 512, seed)
+    [alone] = engine.run([Request(late, 2)])
+    # Each of the others has a short prompt and has long begun to decode when the late one comes.
+    requests = [Request(other[:32], 160) for other in others] + [Request(late, 2, at=12.0)]
+    answers = engine.run(requests)
+    arrived = answers[-1].submitted
+    decoding = sum(answer.tokens[0] < arrived < answer.tokens[-1] for answer in answers[:-1])
+    seconds = first_token_seconds(answers[-1])
+    return {"ttft_seconds": seconds, "ttft_alone_seconds": first_token_seconds(alone),
+            "ratio": seconds / first_token_seconds(alone), "others_decoding": decoding}
+
+
+def all_measures(callers: list[int]) -> dict:
+    """Each measure's name and how it is taken."""
+    measures = {"decode": decode_alone,
+                "prefill_512": lambda engine, seed: prefill(engine, 512, seed),
+                "prefill_2048": lambda engine, seed: prefill(engine, 2048, seed)}
+    for count in callers:
+        measures[f"served_{count}"] = lambda engine, seed, count=count: served(engine, count, seed)
+    measures["late_arrival"] = late_arrival
+    return measures
+
+
+def median(rounds: list[dict], key: str) -> float | None:
+    """Over the rounds that have the figure."""
+    values = [figures[key] for figures in rounds if figures.get(key) is not None]
+    return statistics.median(values) if values else None
