@@ -10,6 +10,7 @@ namespace {
 
 // States of unmerged splits are kept up to this size; beyond, splits run one after the other.
 constexpr int64_t kPartialFloatsMax = int64_t{4} << 20;
+constexpr int32_t kHeadsAtOnceMax = 16;
 
 void CheckShapes(Tensor qkv, const AttentionShape& shape, const Batch& batch, const KvLayer& cache,
                  Tensor out) {
@@ -51,7 +52,7 @@ void AttentionOp::Run(Tensor qkv, const AttentionShape& shape, const Batch& batc
   common.shape = shape;
   common.cache = &cache;
   common.out = out.as<float>();
-  const int64_t chunks = static_cast<int64_t>(items_.size()) * shape.kv_heads;
+  const auto chunks = static_cast<int64_t>(items_.size());
   const int32_t last_position =
       batch.positions.empty() ? 0
                               : *std::max_element(batch.positions.begin(), batch.positions.end());
@@ -66,28 +67,39 @@ void AttentionOp::Run(Tensor qkv, const AttentionShape& shape, const Batch& batc
   }
 }
 
-// The last tokens of an entry see the most keys, so they come first.
+// The last tokens of an entry see the most keys, so they come first. A single token takes some KV
+// heads at once, which lie side by side in a page: one stream for the processor to run ahead of.
 void AttentionOp::CutItems(const AttentionShape& shape, const Batch& batch) {
   items_.clear();
   const int32_t group = shape.heads / shape.kv_heads;
   const int32_t at_once = std::max(1, kAttentionQueriesMax / group);
+  const int32_t heads_at_once =
+      group > kAttentionFewQueries
+          ? 1
+          : std::clamp(batch.entries() * shape.kv_heads / (8 * pool_.threads()), 1,
+                       kHeadsAtOnceMax);
   for (int32_t entry = 0; entry < batch.entries(); ++entry) {
     const int32_t first = batch.entry_starts[entry];
     for (int32_t last = batch.entry_starts[entry + 1]; last > first; last -= at_once) {
       const int32_t start = std::max(first, last - at_once);
-      items_.push_back({entry, start, last - start});
+      const int32_t heads = last - start == 1 ? heads_at_once : 1;
+      for (int32_t head = 0; head < shape.kv_heads; head += heads) {
+        items_.push_back(
+            {entry, start, last - start, head, std::min(heads, shape.kv_heads - head)});
+      }
     }
   }
-  item_queries_max_ = at_once * group;
+  item_queries_max_ = std::max(at_once, heads_at_once) * group;
 }
 
-AttentionCall AttentionOp::CallFor(const Item& item, int32_t kv_head, const AttentionCall& common,
+AttentionCall AttentionOp::CallFor(const Item& item, const AttentionCall& common,
                                    const Batch& batch) const {
   AttentionCall call = common;
   call.block_table = batch.block_tables.data() + int64_t{item.entry} * batch.block_table_stride;
   call.first_token = item.first_token;
   call.token_count = item.token_count;
-  call.kv_head = kv_head;
+  call.kv_head = item.kv_head;
+  call.kv_heads = item.kv_heads;
   int32_t first_key = call.positions[item.first_token], last_key = first_key;
   for (int32_t t = item.first_token; t < item.first_token + item.token_count; ++t) {
     first_key = std::min(first_key, call.positions[t]);
@@ -101,12 +113,9 @@ AttentionCall AttentionOp::CallFor(const Item& item, int32_t kv_head, const Atte
 }
 
 void AttentionOp::RunWhole(const AttentionCall& common, const Batch& batch) {
-  const int32_t kv_heads = common.shape.kv_heads;
   const size_t floats = ScratchFloats(common.shape, item_queries_max_);
-  const int64_t chunks = static_cast<int64_t>(items_.size()) * kv_heads;
-  pool_.ParallelFor(chunks, [&](int64_t chunk, int thread) {
-    AttentionCall call =
-        CallFor(items_[chunk / kv_heads], static_cast<int32_t>(chunk % kv_heads), common, batch);
+  pool_.ParallelFor(static_cast<int64_t>(items_.size()), [&](int64_t chunk, int thread) {
+    AttentionCall call = CallFor(items_[chunk], common, batch);
     call.scratch = thread_scratch_[thread].Get<float>(floats);
     kernels_.attention(call);
   });
@@ -115,16 +124,12 @@ void AttentionOp::RunWhole(const AttentionCall& common, const Batch& batch) {
 void AttentionOp::RunSplits(const AttentionCall& common, const Batch& batch, int32_t splits) {
   const AttentionShape& shape = common.shape;
   const size_t floats = ScratchFloats(shape, item_queries_max_);
-  const int64_t chunks = static_cast<int64_t>(items_.size()) * shape.kv_heads;
+  const auto chunks = static_cast<int64_t>(items_.size());
   const int64_t state = AttentionPartialFloats(shape.head_dim);
   const int64_t split_floats = item_queries_max_ * state;
   float* const partials = partials_.Get<float>(static_cast<size_t>(chunks * splits * split_floats));
-  const auto call_of = [&](int64_t chunk) {
-    return CallFor(items_[chunk / shape.kv_heads], static_cast<int32_t>(chunk % shape.kv_heads),
-                   common, batch);
-  };
   pool_.ParallelFor(chunks * splits, [&](int64_t part, int thread) {
-    AttentionCall call = call_of(part / splits);
+    AttentionCall call = CallFor(items_[part / splits], common, batch);
     const int32_t split = static_cast<int32_t>(part % splits);
     if (split < call.first_split || split >= call.last_split) return;
     call.first_split = split;
@@ -134,17 +139,17 @@ void AttentionOp::RunSplits(const AttentionCall& common, const Batch& batch, int
     kernels_.attention(call);
   });
   pool_.ParallelFor(chunks, [&](int64_t chunk, int) {
-    const AttentionCall call = call_of(chunk);
-    const int32_t group = shape.heads / shape.kv_heads;
+    const AttentionCall call = CallFor(items_[chunk], common, batch);
+    const int32_t heads = call.kv_heads * shape.heads / shape.kv_heads;  // of one token
     float* const first = partials + (chunk * splits + call.first_split) * split_floats;
-    for (int32_t i = 0; i < call.token_count * group; ++i) {
+    for (int32_t i = 0; i < call.token_count * heads; ++i) {
       for (int32_t split = call.first_split + 1; split < call.last_split; ++split) {
         kernels_.merge_attention(first + i * state,
                                  first + (split - call.first_split) * split_floats + i * state,
                                  shape.head_dim);
       }
-      const int64_t head = int64_t{call.kv_head} * group + i % group;
-      const int64_t token = call.first_token + i / group;
+      const int64_t head = int64_t{call.kv_head} * shape.heads / shape.kv_heads + i % heads;
+      const int64_t token = call.first_token + i / heads;
       kernels_.finish_attention(first + i * state, shape.head_dim,
                                 call.out + (token * shape.heads + head) * shape.head_dim);
     }

@@ -1,5 +1,5 @@
-// Attention: cuts the step into items (queries of one entry and one KV head) and runs them on the
-// threads. The arithmetic is in attention_kernel.h and does not depend on how items are cut.
+// Attention: cuts the step into items (queries of one entry, and one KV head or some) and runs them
+// on the threads. The arithmetic is in attention_kernel.h and does not depend on how items are cut.
 #pragma once
 
 #include <vector>
@@ -25,11 +25,11 @@ class AttentionOp {
     int32_t entry;
     int32_t first_token;
     int32_t token_count;
+    int32_t kv_head, kv_heads;
   };
 
   void CutItems(const AttentionShape& shape, const Batch& batch);
-  AttentionCall CallFor(const Item& item, int32_t kv_head, const AttentionCall& common,
-                        const Batch& batch) const;
+  AttentionCall CallFor(const Item& item, const AttentionCall& common, const Batch& batch) const;
   void RunWhole(const AttentionCall& common, const Batch& batch);
   // Few items and long sequences: the splits of an item run side by side and are merged in order.
   void RunSplits(const AttentionCall& common, const Batch& batch, int32_t splits);

@@ -155,7 +155,7 @@ inline void RowsOverTile(const float* const* queries, float* const* scores, floa
 // back costs more than it saves. Same chains, so same bits.
 template <typename T>
 inline void ScoreFromPages(const TileRows<T>& rows, const float* query, int64_t dim, int low,
-                           int high, float* scores) {
+                           int high, PagesAhead& ahead, float* scores) {
   for (int group = low / kLanes * kLanes; group < high; group += kLanes) {
     F32 sum = Zero();
     const bool all = group >= low && group + kLanes <= high;
@@ -163,6 +163,7 @@ inline void ScoreFromPages(const TileRows<T>& rows, const float* query, int64_t 
       const int n = static_cast<int>(std::min<int64_t>(kLanes, dim - d));
       F32 turned[kLanes];
       LoadKeysTurned(rows, group, d, n, all, turned);
+      ahead.Ask(4 * sizeof(T));
       if (n == kLanes) {
         for (int i = 0; i < kLanes; ++i) sum = Fma(Set(query[d + i]), turned[i], sum);
       } else {
@@ -176,13 +177,14 @@ inline void ScoreFromPages(const TileRows<T>& rows, const float* query, int64_t 
 // kCount channels of each vector: 16, or 8 at the end of an odd head.
 template <typename T, int kVectors, int kCount>
 inline void AddValuesFromPages(const float* weights, const TileRows<T>& rows, int low, int high,
-                               float* state, int64_t channel) {
+                               PagesAhead& ahead, float* state, int64_t channel) {
   F32 sums[kVectors];
   for (int v = 0; v < kVectors; ++v) sums[v] = Load(state + channel + v * kLanes);
   for (int j = low; j < high; ++j) {
     const F32 weight = Set(weights[j]);
     float scale = 0;
     if constexpr (sizeof(T) == 1) scale = rows.value_scales[j];
+    ahead.Ask(2 * sizeof(T));
     for (int v = 0; v < kVectors; ++v) {
       const F32 value = LoadChannels(rows.values[j] + channel + v * kLanes, kCount, scale);
       sums[v] = Fma(weight, value, sums[v]);
@@ -193,21 +195,21 @@ inline void AddValuesFromPages(const float* weights, const TileRows<T>& rows, in
 
 template <typename T>
 inline void QueryFromPages(const TileRows<T>& rows, const float* query, int64_t dim, int low,
-                           int high, float* scores, float* state) {
+                           int high, PagesAhead& ahead, float* scores, float* state) {
   const int64_t padded = PaddedHeadDim(dim);
-  ScoreFromPages(rows, query, dim, low, high, scores);
+  ScoreFromPages(rows, query, dim, low, high, ahead, scores);
   SoftmaxRow(scores, low, high, state, padded);
   int64_t d = 0;
   for (; d + 6 * kLanes <= dim; d += 6 * kLanes) {  // 96 channels at once, where there are
-    AddValuesFromPages<T, 6, kLanes>(scores, rows, low, high, state, d);
+    AddValuesFromPages<T, 6, kLanes>(scores, rows, low, high, ahead, state, d);
   }
   for (; d + 4 * kLanes <= dim; d += 4 * kLanes) {
-    AddValuesFromPages<T, 4, kLanes>(scores, rows, low, high, state, d);
+    AddValuesFromPages<T, 4, kLanes>(scores, rows, low, high, ahead, state, d);
   }
   for (; d + kLanes <= dim; d += kLanes) {
-    AddValuesFromPages<T, 1, kLanes>(scores, rows, low, high, state, d);
+    AddValuesFromPages<T, 1, kLanes>(scores, rows, low, high, ahead, state, d);
   }
-  if (d < dim) AddValuesFromPages<T, 1, 8>(scores, rows, low, high, state, d);
+  if (d < dim) AddValuesFromPages<T, 1, 8>(scores, rows, low, high, ahead, state, d);
 }
 
 // total and next become total. The first state is taken as it is.
@@ -241,7 +243,9 @@ inline void FinishAttention(const float* total, int64_t head_dim, float* out) {
 // An item's scratch, laid out once; queries are token-major, heads of the group inside.
 struct ItemScratch {
   int64_t dim, padded, state_floats;
-  int group, queries;
+  int group;  // heads of one KV head
+  int heads;  // of one token in this item
+  int queries;
   float *q, *states, *totals, *scores;
   Tile tile;
 
@@ -250,7 +254,8 @@ struct ItemScratch {
         padded(PaddedHeadDim(dim)),
         state_floats(AttentionPartialFloats(dim)),
         group(call.shape.heads / call.shape.kv_heads),
-        queries(call.token_count * group) {
+        heads(call.kv_heads * group),
+        queries(call.token_count * heads) {
     float* next = call.scratch;
     tile.keys = next, next += padded * kTile;
     tile.values = next, next += padded * kTile;
@@ -264,9 +269,9 @@ struct ItemScratch {
 // Queries times the scale, rounded once.
 inline void LoadQueries(const AttentionCall& call, const ItemScratch& item) {
   for (int i = 0; i < item.queries; ++i) {
-    const int64_t head = call.kv_head * item.group + i % item.group;
+    const int64_t head = call.kv_head * item.group + i % item.heads;
     const float* const source =
-        call.qkv + (call.first_token + i / item.group) * call.qkv_stride + head * item.dim;
+        call.qkv + (call.first_token + i / item.heads) * call.qkv_stride + head * item.dim;
     for (int64_t d = 0; d < item.dim; d += kLanes) {
       const int n = static_cast<int>(std::min<int64_t>(kLanes, item.dim - d));
       StoreFirst(Mul(LoadFirst(source + d, n), Set(call.shape.scale)), item.q + i * item.padded + d,
@@ -286,7 +291,7 @@ struct Visible {
 };
 
 TUPPENCE_INLINE Visible VisibleKeys(const AttentionCall& call, const ItemScratch& item, int query) {
-  const int32_t position = call.positions[call.first_token + query / item.group];
+  const int32_t position = call.positions[call.first_token + query / item.heads];
   return {std::max(0, FirstKey(call, position) - item.tile.first_key),
           std::min(kTile, position + 1 - item.tile.first_key)};
 }
@@ -318,24 +323,37 @@ inline void ItemOverTile(const AttentionCall& call, const ItemScratch& item) {
   }
 }
 
-constexpr int kFewQueries = 2;
+// All queries of the item, whose keys are turned once for them.
+template <typename T>
+inline void QueriesTogether(const AttentionCall& call, const ItemScratch& item) {
+  TileRows<T> rows;
+  FindRows(call, call.kv_head, item.tile.first_key, item.tile.low, item.tile.high, rows);
+  LoadTile(rows, item.tile, item.dim);
+  ItemOverTile(call, item);
+}
+
+// Each query by itself, KV head by KV head.
+template <typename T>
+inline void QueriesFromPages(const AttentionCall& call, const ItemScratch& item) {
+  const int of_head = call.token_count * item.group;
+  for (int head = 0; head < call.kv_heads; ++head) {
+    TileRows<T> rows;
+    FindRows(call, call.kv_head + head, item.tile.first_key, item.tile.low, item.tile.high, rows);
+    PagesAhead ahead;
+    ahead.Find<T>(call, call.kv_head + head, item.tile.first_key + kTile, item.tile.next_key);
+    for (int i = head * of_head; i < (head + 1) * of_head; ++i) {
+      const Visible keys = VisibleKeys(call, item, i);
+      if (keys.low >= keys.high) continue;
+      QueryFromPages(rows, item.q + i * item.padded, item.dim, keys.low, keys.high, ahead,
+                     item.scores + i * kTile, item.states + i * item.state_floats);
+    }
+  }
+}
 
 template <typename T>
 inline void TileOfType(const AttentionCall& call, const ItemScratch& item) {
-  TileRows<T> rows;
-  FindRows(call, item.tile.first_key, item.tile.low, item.tile.high, rows);
-  if (item.queries > kFewQueries) {
-    LoadTile(rows, item.tile, item.dim);
-    ItemOverTile(call, item);
-    return;
-  }
-  PrefetchPages<T>(call, item.tile.first_key + kTile, item.tile.next_key);
-  for (int i = 0; i < item.queries; ++i) {
-    const Visible keys = VisibleKeys(call, item, i);
-    if (keys.low >= keys.high) continue;
-    QueryFromPages(rows, item.q + i * item.padded, item.dim, keys.low, keys.high,
-                   item.scores + i * kTile, item.states + i * item.state_floats);
-  }
+  call.token_count* item.group > kAttentionFewQueries ? QueriesTogether<T>(call, item)
+                                                      : QueriesFromPages<T>(call, item);
 }
 
 inline void WorkOnTile(const AttentionCall& call, const ItemScratch& item) {
@@ -377,8 +395,8 @@ inline void AttentionItem(const AttentionCall& call) {
   }
   if (call.partial != nullptr) return;
   for (int i = 0; i < item.queries; ++i) {
-    const int64_t head = call.kv_head * item.group + i % item.group;
-    const int64_t token = call.first_token + i / item.group;
+    const int64_t head = call.kv_head * item.group + i % item.heads;
+    const int64_t token = call.first_token + i / item.heads;
     FinishAttention(item.totals + i * item.state_floats, item.dim,
                     call.out + (token * call.shape.heads + head) * item.dim);
   }

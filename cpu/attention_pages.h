@@ -40,52 +40,98 @@ struct TileRows {
   float value_scales[kTile];
 };
 
-// Walks the slots of consecutive keys of one sequence.
+// Scales of consecutive slots, as f32.
+TUPPENCE_INLINE void LoadScales(const uint16_t* scales, int count, float* out) {
+  int i = 0;
+  for (; i + kLanes <= count; i += kLanes) Store(LoadF16(scales + i), out + i);
+  for (; i < count; ++i) out[i] = ToFloat(F16{scales[i]});
+}
+
+// Walks the slots of consecutive keys of one sequence, block by block.
 template <typename T>
-inline void FindRows(const AttentionCall& call, int32_t first_key, int low, int high,
-                     TileRows<T>& rows) {
+inline void FindRows(const AttentionCall& call, int32_t kv_head, int32_t first_key, int low,
+                     int high, TileRows<T>& rows) {
   const int64_t dim = call.shape.head_dim;
   const int32_t block_tokens = static_cast<int32_t>(call.cache->keys.shape[2]);
   std::fill_n(rows.keys, kTile, nullptr);
-  int32_t block = (first_key + low) / block_tokens, offset = (first_key + low) % block_tokens;
-  for (int j = low; j < high; ++j) {
+  for (int j = low; j < high;) {
+    const int32_t block = (first_key + j) / block_tokens, offset = (first_key + j) % block_tokens;
+    const int count = std::min(high - j, block_tokens - offset);
     const int64_t page = call.block_table[block];
-    const int64_t row = (page * call.shape.kv_heads + call.kv_head) * block_tokens + offset;
-    rows.keys[j] = static_cast<const T*>(call.cache->keys.data) + row * dim;
-    rows.values[j] = static_cast<const T*>(call.cache->values.data) + row * dim;
-    if constexpr (sizeof(T) == 1) {
-      const auto* const keys = static_cast<const uint16_t*>(call.cache->key_scales.data);
-      const auto* const values = static_cast<const uint16_t*>(call.cache->value_scales.data);
-      rows.key_scales[j] = ToFloat(F16{keys[row]});
-      rows.value_scales[j] = ToFloat(F16{values[row]});
+    const int64_t row = (page * call.shape.kv_heads + kv_head) * block_tokens + offset;
+    const T* const keys = static_cast<const T*>(call.cache->keys.data) + row * dim;
+    const T* const values = static_cast<const T*>(call.cache->values.data) + row * dim;
+    for (int i = 0; i < count; ++i) {
+      rows.keys[j + i] = keys + i * dim;
+      rows.values[j + i] = values + i * dim;
     }
-    if (++offset == block_tokens) offset = 0, ++block;
+    if constexpr (sizeof(T) == 1) {
+      LoadScales(static_cast<const uint16_t*>(call.cache->key_scales.data) + row, count,
+                 rows.key_scales + j);
+      LoadScales(static_cast<const uint16_t*>(call.cache->value_scales.data) + row, count,
+                 rows.value_scales + j);
+    }
+    j += count;
   }
 }
 
-// Asks for what a later tile will read of keys [first_key, last_key), some microseconds ahead.
-// Pages lie spread over memory: within one the processor sees the stream, where the next begins it
+// What a later tile will read, asked for a few lines at a time between the arithmetic of this one:
+// all at once they fill the processor's list of open requests and everything waits for them. Pages
+// lie spread over memory: within one the processor sees the stream, where the next begins it
 // cannot.
+class PagesAhead {
+ public:
+  // Of keys [first_key, last_key), at most a tile.
+  template <typename T>
+  void Find(const AttentionCall& call, int32_t kv_head, int32_t first_key, int32_t last_key) {
+    const KvLayer& cache = *call.cache;
+    const auto row_bytes = call.shape.head_dim * static_cast<int64_t>(sizeof(T));
+    const int32_t block_tokens = static_cast<int32_t>(cache.keys.shape[2]);
+    for (int32_t key = first_key; key < last_key;) {
+      const int32_t block = key / block_tokens, offset = key % block_tokens;
+      const int32_t count = std::min(last_key - key, block_tokens - offset);
+      const int64_t page = call.block_table[block];
+      const int64_t row = (page * call.shape.kv_heads + kv_head) * block_tokens + offset;
+      Add(cache.keys, row * row_bytes, count * row_bytes);
+      Add(cache.values, row * row_bytes, count * row_bytes);
+      if constexpr (sizeof(T) == 1) {
+        Add(cache.key_scales, row * 2, count * 2);
+        Add(cache.value_scales, row * 2, count * 2);
+      }
+      key += count;
+    }
+  }
+
+  TUPPENCE_INLINE void Ask(int lines) {
+    for (; lines > 0 && run_ < runs_; --lines) {
+      PrefetchFar(next_[run_]);
+      next_[run_] += 64;
+      if (next_[run_] >= end_[run_]) ++run_;
+    }
+  }
+
+ private:
+  void Add(const Tensor& pool, int64_t byte, int64_t bytes) {
+    next_[runs_] = static_cast<const char*>(pool.data) + byte;
+    end_[runs_++] = static_cast<const char*>(pool.data) + byte + bytes;
+  }
+
+  const char* next_[4 * kTile];
+  const char* end_[4 * kTile];
+  int run_ = 0, runs_ = 0;
+};
+
+// LoadKeysTurned where all are there, turned while they are narrow.
 template <typename T>
-inline void PrefetchPages(const AttentionCall& call, int32_t first_key, int32_t last_key) {
-  const auto row_bytes = call.shape.head_dim * static_cast<int64_t>(sizeof(T));
-  const int32_t block_tokens = static_cast<int32_t>(call.cache->keys.shape[2]);
-  for (int32_t key = first_key; key < last_key;) {
-    const int32_t block = key / block_tokens, offset = key % block_tokens;
-    const int32_t count = std::min(last_key - key, block_tokens - offset);
-    const int64_t page = call.block_table[block];
-    const int64_t row = (page * call.shape.kv_heads + call.kv_head) * block_tokens + offset;
-    const auto* const keys = static_cast<const char*>(call.cache->keys.data) + row * row_bytes;
-    const auto* const values = static_cast<const char*>(call.cache->values.data) + row * row_bytes;
-    for (int64_t byte = 0; byte < count * row_bytes; byte += 64) {
-      PrefetchFar(keys + byte);
-      PrefetchFar(values + byte);
-    }
-    if constexpr (sizeof(T) == 1) {
-      PrefetchFar(static_cast<const uint16_t*>(call.cache->key_scales.data) + row);
-      PrefetchFar(static_cast<const uint16_t*>(call.cache->value_scales.data) + row);
-    }
-    key += count;
+TUPPENCE_INLINE void LoadNarrowTurned(const T* const* keys, int64_t d, const float* scales,
+                                      F32 (&turned)[kLanes]) {
+  if constexpr (sizeof(T) == 1) {
+    constexpr float kCodeUnit = 1.0f / (1 << 24);  // codes come as multiples of 2^24: exact
+    LoadI8Turned(keys, d, turned);
+    const F32 scale = Mul(Load(scales), Set(kCodeUnit));
+    for (int i = 0; i < kLanes; ++i) turned[i] = Mul(turned[i], scale);
+  } else {
+    LoadBf16Turned(keys, d, turned);
   }
 }
 
@@ -96,6 +142,9 @@ TUPPENCE_INLINE void LoadKeysTurned(const TileRows<T>& rows, int group, int64_t 
                                     F32 (&turned)[kLanes]) {
   const T* const* const keys = rows.keys + group;
   const float* const scales = rows.key_scales + group;
+  if constexpr (kTurnsNarrow && sizeof(T) < 4) {
+    if (all && n == kLanes) return LoadNarrowTurned(keys, d, scales, turned);
+  }
   if (all && n == kLanes) {
     for (int j = 0; j < kLanes; ++j) {
       turned[j] = LoadChannels(keys[j] + d, kLanes, sizeof(T) == 1 ? scales[j] : 0.0f);

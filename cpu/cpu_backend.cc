@@ -59,6 +59,7 @@ class CpuBackend final : public Backend {
   }
 
   ActivationTypes activation_types() const override { return {}; }
+  std::string layout_id() const override { return kPackedLayoutId; }
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override {
     absl::StatusOr<HugeBuffer> memory = TakeMemory(bytes);

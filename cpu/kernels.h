@@ -45,7 +45,8 @@ constexpr size_t kMatmulScratchBytes =
 
 using MatmulFunction = void (*)(const MatmulCall& call, int64_t first_panel, int64_t last_panel);
 
-// The queries of one attention item: some tokens of one entry and the heads of one KV head's group.
+// The queries of one attention item: some tokens of one entry and the heads of one KV head's group;
+// or one token and the heads of several groups.
 struct AttentionCall {
   const float* qkv = nullptr;
   int64_t qkv_stride = 0;
@@ -56,6 +57,7 @@ struct AttentionCall {
   int32_t first_token = 0;  // rows of qkv
   int32_t token_count = 0;
   int32_t kv_head = 0;
+  int32_t kv_heads = 1;  // from kv_head on; several only where each has at most kAttentionFewQueries
   // Only keys of splits [first_split, last_split) are looked at.
   int32_t first_split = 0;
   int32_t last_split = 0;
@@ -67,6 +69,8 @@ struct AttentionCall {
 };
 constexpr int32_t kAttentionTileKeys = 64;
 constexpr int32_t kAttentionSplitKeys = 1024;
+// So few queries of a KV head read its pages directly.
+constexpr int32_t kAttentionFewQueries = 2;
 constexpr int32_t kAttentionQueriesMax = 32;  // of one item; a group of more heads takes one token
 
 constexpr int64_t PaddedHeadDim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }

@@ -17,12 +17,16 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "cpu/huge_buffer.h"
 #include "cpu/thread_pool.h"
 #include "model/backend.h"
 
 namespace tuppence {
+
+// Another name whenever the layout above changes: weight caches go by it.
+constexpr char kPackedLayoutId[] = "cpu-panels-1";
 
 constexpr int64_t kPanelOutputs = 32;
 constexpr int64_t kHalfOutputs = 16;
@@ -36,6 +40,9 @@ class PackedMatrix final : public Matrix {
   static int64_t BytesFor(const MatrixSpec& spec);  // what the layout needs
 
   int64_t bytes() const override { return static_cast<int64_t>(memory_.bytes()); }
+  std::span<std::byte> host_bytes() override {
+    return {data(), static_cast<size_t>(panels_ * panel_bytes_)};
+  }
   const std::byte* panel(int64_t index) const { return data() + index * panel_bytes_; }
   int64_t panels() const { return panels_; }
   int64_t panel_bytes() const { return panel_bytes_; }

@@ -19,6 +19,7 @@ namespace tuppence::avx2 {
 constexpr int kLanes = 16;
 constexpr int kMatmulRows = 2;
 constexpr int kAttentionRows = 1;
+constexpr bool kTurnsNarrow = false;
 
 struct F32 {
   __m256 low, high;

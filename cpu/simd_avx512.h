@@ -28,6 +28,7 @@ namespace tuppence::TUPPENCE_SIMD_NAMESPACE {
 constexpr int kLanes = 16;
 constexpr int kMatmulRows = 8;
 constexpr int kAttentionRows = 4;
+constexpr bool kTurnsNarrow = true;  // LoadI8Turned, LoadBf16Turned
 
 struct F32 {
   __m512 v;
@@ -129,6 +130,55 @@ TUPPENCE_INLINE void Transpose(F32 (&rows)[kLanes]) {
   for (int i = 0; i < 8; ++i) {
     rows[i].v = _mm512_shuffle_f32x4(a[i], a[i + 8], 0x88);
     rows[i + 8].v = _mm512_shuffle_f32x4(a[i], a[i + 8], 0xdd);
+  }
+}
+// Sixteen bytes of each of rows[4 i + first], one row a 128-bit lane.
+TUPPENCE_INLINE __m512i LoadEveryFourth(const void* const* rows, int first, int64_t byte) {
+  const auto row = [&](int i) {
+    return _mm_loadu_si128(
+        reinterpret_cast<const __m128i*>(static_cast<const char*>(rows[4 * i + first]) + byte));
+  };
+  const __m512i two = _mm512_inserti32x4(_mm512_castsi128_si512(row(0)), row(1), 1);
+  return _mm512_inserti32x4(_mm512_inserti32x4(two, row(2), 2), row(3), 3);
+}
+// Sixteen codes of sixteen rows, turned while they are bytes: lane j of out[i] is 2^24 times code i
+// of row j. A third of the shuffles of turning them as floats.
+TUPPENCE_INLINE void LoadI8Turned(const int8_t* const* rows, int64_t at, F32 (&out)[kLanes]) {
+  const auto* const places = reinterpret_cast<const void* const*>(rows);
+  const __m512i a = LoadEveryFourth(places, 0, at), b = LoadEveryFourth(places, 1, at);
+  const __m512i c = LoadEveryFourth(places, 2, at), d = LoadEveryFourth(places, 3, at);
+  const __m512i ab[2] = {_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b)};
+  const __m512i cd[2] = {_mm512_unpacklo_epi8(c, d), _mm512_unpackhi_epi8(c, d)};
+  for (int half = 0; half < 2; ++half) {
+    // Word i of lane j: code i of rows 4 j to 4 j + 3.
+    const __m512i fours[2] = {_mm512_unpacklo_epi16(ab[half], cd[half]),
+                              _mm512_unpackhi_epi16(ab[half], cd[half])};
+    for (int i = 0; i < 8; ++i) {
+      const char word = static_cast<char>(4 * (i % 4));
+      const char none = static_cast<char>(0x80);
+      const __m128i upper = _mm_setr_epi8(none, none, none, word, none, none, none, word + 1, none,
+                                          none, none, word + 2, none, none, none, word + 3);
+      const __m512i codes = _mm512_shuffle_epi8(fours[i / 4], _mm512_broadcast_i32x4(upper));
+      out[8 * half + i].v = _mm512_cvtepi32_ps(codes);
+    }
+  }
+}
+// The same of bf16 values, as they are.
+TUPPENCE_INLINE void LoadBf16Turned(const uint16_t* const* rows, int64_t at, F32 (&out)[kLanes]) {
+  const auto* const places = reinterpret_cast<const void* const*>(rows);
+  for (int half = 0; half < 2; ++half) {
+    const int64_t byte = 2 * at + 16 * half;
+    const __m512i a = LoadEveryFourth(places, 0, byte), b = LoadEveryFourth(places, 1, byte);
+    const __m512i c = LoadEveryFourth(places, 2, byte), d = LoadEveryFourth(places, 3, byte);
+    const __m512i ab[2] = {_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)};
+    const __m512i cd[2] = {_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d)};
+    for (int i = 0; i < 4; ++i) {
+      const __m512i pairs = i % 2 == 0 ? _mm512_unpacklo_epi64(ab[i / 2], cd[i / 2])
+                                       : _mm512_unpackhi_epi64(ab[i / 2], cd[i / 2]);
+      out[8 * half + 2 * i].v = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+      out[8 * half + 2 * i + 1].v = _mm512_castsi512_ps(
+          _mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u))));
+    }
   }
 }
 TUPPENCE_INLINE void Prefetch(const void* p) {

@@ -22,6 +22,7 @@ constexpr int kLanes = 16;
 // How many rows a register block holds: of x in a matmul, of queries in attention.
 constexpr int kMatmulRows = 2;
 constexpr int kAttentionRows = 1;
+constexpr bool kTurnsNarrow = false;
 
 struct F32 {
   float v[kLanes];

@@ -9,7 +9,7 @@ build_packages=(
   g++ cmake ninja-build pkg-config ca-certificates
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev
   nlohmann-json3-dev libcli11-dev libspdlog-dev libboost-dev prometheus-cpp-dev libssl-dev
-  zlib1g-dev libcurl4-openssl-dev libsqlite3-dev tzdata
+  zlib1g-dev libxxhash-dev libcurl4-openssl-dev libsqlite3-dev tzdata
 )
 test_packages=(
   libgtest-dev libgmock-dev libbenchmark-dev libboost-context-dev clang-format strace openssl curl

@@ -68,6 +68,9 @@ class Matrix {
   virtual ~Matrix() = default;
   const MatrixSpec& spec() const { return spec_; }
   virtual int64_t bytes() const = 0;
+  // The layout itself, where it lies in the host's memory and Backend::layout_id() names it: what a
+  // weight cache keeps.
+  virtual std::span<std::byte> host_bytes() { return {}; }
 
  protected:
   explicit Matrix(const MatrixSpec& spec) : spec_(spec) {}
@@ -119,6 +122,8 @@ class Backend {
   virtual std::string name() const = 0;
   virtual std::string arithmetic_id() const = 0;
   virtual ActivationTypes activation_types() const = 0;
+  // Names how weights lie in memory; equal ids read one another's. "": not to be kept in files.
+  virtual std::string layout_id() const { return ""; }
 
   // Electrical power that the device takes now, where that can be read. Thread: any.
   virtual std::optional<double> watts() const { return std::nullopt; }

@@ -15,12 +15,11 @@
 #include "model/float16.h"
 #include "model/phi3_tensors.h"
 #include "model/quantize.h"
+#include "model/weight_cache.h"
 
 namespace tuppence {
 namespace {
 
-constexpr int32_t kInt8Group = 128;
-constexpr int32_t kInt4Group = 32;
 // Backends pack rows in tiles; chunks that start on a tile's border spare them half tiles.
 constexpr int64_t kChunkRowsMultiple = 64;
 
@@ -90,25 +89,25 @@ WeightType Stored(DType type) {
   }
 }
 
-WeightFormat HeadFormat(const WeightFormat& layers) {
-  if (layers.type == WeightType::kInt4) return {WeightType::kInt8, kInt8Group};
-  return layers;
-}
-
 bool SharesHead(const Config& config, const WeightOptions& options, DType embedding) {
   return config.tied_embeddings && HeadFormat(options.format).type == Stored(embedding);
+}
+
+// A tied embedding is kept in two formats.
+std::string CachedName(const std::string& tensor, const Matrix& matrix) {
+  return absl::StrCat(tensor, "/", NameOf(matrix.spec().format.type));
 }
 
 // Reads tensors in row chunks and hands them to the backend. Its buffers are the staging memory.
 class Loader {
  public:
   Loader(WeightSource& source, const TensorIndex& index, const WeightOptions& options,
-         Backend& backend)
-      : source_(source), index_(index), options_(options), backend_(backend) {
+         const WeightCache* cache, Backend& backend)
+      : source_(source), index_(index), options_(options), cache_(cache), backend_(backend) {
     for (const auto& [name, i] : index_) bytes_total_ += BytesOf(source_.tensors()[i]);
   }
 
-  // Reads tensor `name` once into a new matrix of each format.
+  // Reads tensor `name` once into a new matrix of each format; from the cache where there is one.
   absl::StatusOr<std::vector<std::unique_ptr<Matrix>>> LoadMatrices(
       const std::string& name, const std::vector<WeightFormat>& formats, RowPairing pairing) {
     const SourceTensor& tensor = Find(name);
@@ -118,6 +117,14 @@ class Loader {
       auto matrix = backend_.NewMatrix({tensor.shape[0], cols, format, pairing});
       if (!matrix.ok()) return InTensor(tensor, matrix.status());
       matrices.push_back(*std::move(matrix));
+    }
+    if (cache_ != nullptr) {
+      for (const std::unique_ptr<Matrix>& matrix : matrices) {
+        absl::Status read = cache_->Read(CachedName(name, *matrix), matrix->host_bytes());
+        if (!read.ok()) return read;
+      }
+      Report(tensor);
+      return matrices;
     }
     const int64_t chunk_rows = ChunkRows(tensor);
     for (int64_t row = 0; row < tensor.shape[0]; row += chunk_rows) {
@@ -276,6 +283,7 @@ class Loader {
   WeightSource& source_;
   const TensorIndex& index_;
   const WeightOptions& options_;
+  const WeightCache* const cache_;  // null: the source's tensors
   Backend& backend_;
   int64_t bytes_done_ = 0;
   int64_t bytes_total_ = 0;
@@ -353,39 +361,10 @@ int64_t MatrixBytes(int64_t rows, int64_t cols, const WeightFormat& format) {
   return 0;
 }
 
-}  // namespace
-
-const char* NameOf(WeightType type) {
-  switch (type) {
-    case WeightType::kF32:
-      return "f32";
-    case WeightType::kBf16:
-      return "bf16";
-    case WeightType::kF16:
-      return "f16";
-    case WeightType::kInt8:
-      return "int8";
-    case WeightType::kInt4:
-      return "int4";
-  }
-  return "?";
-}
-
-absl::StatusOr<WeightFormat> ParseWeightFormat(const std::string& name) {
-  if (name == "bf16") return WeightFormat{WeightType::kBf16, 0};
-  if (name == "f16") return WeightFormat{WeightType::kF16, 0};
-  if (name == "f32") return WeightFormat{WeightType::kF32, 0};
-  if (name == "int8") return WeightFormat{WeightType::kInt8, kInt8Group};
-  if (name == "int4") return WeightFormat{WeightType::kInt4, kInt4Group};
-  return absl::InvalidArgumentError(absl::StrCat("weights cannot be kept as \"", name,
-                                                 "\"; allowed are bf16, f16, f32, int8, int4"));
-}
-
-absl::StatusOr<Weights> LoadWeights(const Config& config, WeightSource& source,
-                                    const WeightOptions& options, Backend& backend) {
-  const absl::StatusOr<TensorIndex> index = MatchTensors(config, source);
-  if (!index.ok()) return index.status();
-  Loader loader(source, *index, options, backend);
+absl::StatusOr<Weights> LoadAll(const Config& config, WeightSource& source,
+                                const TensorIndex& index, const WeightOptions& options,
+                                const WeightCache* cache, Backend& backend) {
+  Loader loader(source, index, options, cache, backend);
 
   Weights weights;
   const int64_t norm_rows = 2 * config.layers + 1;
@@ -406,6 +385,68 @@ absl::StatusOr<Weights> LoadWeights(const Config& config, WeightSource& source,
   if (!final_norm.ok()) return final_norm;
   weights.bytes = MatrixBytes(weights) + static_cast<int64_t>(norms_bytes);
   return weights;
+}
+
+// The matrices, under the names that Loader reads them by.
+std::vector<CachedMatrix> CachedMatrices(const Config& config, const Weights& weights) {
+  std::vector<CachedMatrix> matrices;
+  const auto add = [&](const std::string& tensor, const std::unique_ptr<Matrix>& matrix) {
+    if (matrix) matrices.push_back({CachedName(tensor, *matrix), matrix->host_bytes()});
+  };
+  add(kEmbeddingName, weights.embedding);
+  for (size_t i = 0; i < weights.layers.size(); ++i) {
+    const auto layer = static_cast<int32_t>(i);
+    add(LayerTensorName(layer, kQkvPart), weights.layers[i].qkv);
+    add(LayerTensorName(layer, kOutputPart), weights.layers[i].o);
+    add(LayerTensorName(layer, kGateUpPart), weights.layers[i].gate_up);
+    add(LayerTensorName(layer, kDownPart), weights.layers[i].down);
+  }
+  add(config.tied_embeddings ? kEmbeddingName : kHeadName, weights.own_head);
+  return matrices;
+}
+
+absl::StatusOr<Weights> WithNote(absl::StatusOr<Weights> weights, std::string note) {
+  if (weights.ok()) weights->cache_note = std::move(note);
+  return weights;
+}
+
+}  // namespace
+
+absl::StatusOr<Weights> LoadWeights(const Config& config, WeightSource& source,
+                                    const WeightOptions& options, Backend& backend) {
+  const absl::StatusOr<TensorIndex> index = MatchTensors(config, source);
+  if (!index.ok()) return index.status();
+  if (options.cache_path.empty()) return LoadAll(config, source, *index, options, nullptr, backend);
+  if (backend.layout_id().empty()) {
+    return WithNote(
+        LoadAll(config, source, *index, options, nullptr, backend),
+        absl::StrCat("weight cache: none on ", backend.name(), ", whose memory is its own"));
+  }
+  const absl::StatusOr<std::string> key =
+      WeightCacheKey(source, options.format, backend.layout_id());
+  if (!key.ok()) {
+    return WithNote(LoadAll(config, source, *index, options, nullptr, backend),
+                    absl::StrCat("weight cache: none, ", key.status().message()));
+  }
+  const absl::StatusOr<WeightCache> cache = WeightCache::Open(options.cache_path, *key);
+  absl::Status unread = cache.status();
+  if (cache.ok()) {
+    absl::StatusOr<Weights> weights = LoadAll(config, source, *index, options, &*cache, backend);
+    if (weights.ok()) {
+      return WithNote(std::move(weights),
+                      absl::StrCat("weight cache: read from ", options.cache_path));
+    }
+    if (!absl::IsDataLoss(weights.status())) return weights;
+    unread = weights.status();
+  }
+  absl::StatusOr<Weights> weights = LoadAll(config, source, *index, options, nullptr, backend);
+  if (!weights.ok()) return weights;
+  const absl::Status written =
+      WriteWeightCache(options.cache_path, *key, CachedMatrices(config, *weights));
+  return WithNote(std::move(weights),
+                  written.ok() ? absl::StrCat("weight cache: written to ", options.cache_path, " (",
+                                              unread.message(), ")")
+                               : absl::StrCat("weight cache: not written, ", written.message()));
 }
 
 WeightPlan PlanWeights(const Config& config, const WeightOptions& options) {

@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "model/backend.h"
 #include "model/config.h"
+#include "model/weight_format.h"
 #include "model/weight_source.h"
 
 namespace tuppence {
@@ -39,23 +40,24 @@ struct Weights {
 
   int64_t bytes = 0;  // of all matrices and norms, as the backend keeps them
 
+  std::string cache_note;  // what came of WeightOptions::cache_path, for the log
+
   std::unique_ptr<Matrix> own_head;  // null: shared with the embedding
   std::unique_ptr<Buffer> norms;     // f32 [2 * layers + 1, hidden]; the norm tensors view it
 };
 
 struct WeightOptions {
-  // Of the layers' matrices. The head is int8 where this is quantised, of this format otherwise;
-  // the embedding and the norms stay as stored.
+  // Of the layers' matrices. The head is of HeadFormat(format); the embedding and the norms stay as
+  // stored.
   WeightFormat format;
   // Of one row chunk as stored; at least one row is read.
   int64_t staging_bytes = int64_t{16} << 20;
+  // A weight cache (model/weight_cache.h) to read where it fits these weights, and to write where
+  // not; "": none. What goes wrong with it is noted and costs time only.
+  std::string cache_path = {};
   // Called after each tensor with the bytes read so far and in all; may be empty.
-  std::function<void(int64_t bytes_done, int64_t bytes_total)> progress;
+  std::function<void(int64_t bytes_done, int64_t bytes_total)> progress = {};
 };
-
-// "bf16", "f16", "f32", "int8" or "int4", with the groups that go with it (int8: 128, int4: 32).
-absl::StatusOr<WeightFormat> ParseWeightFormat(const std::string& name);
-const char* NameOf(WeightType type);
 
 absl::StatusOr<Weights> LoadWeights(const Config& config, WeightSource& source,
                                     const WeightOptions& options, Backend& backend);

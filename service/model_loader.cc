@@ -158,6 +158,16 @@ std::string ArithmeticId(const Backend& backend, const WeightFormat& weights, DT
   return id;
 }
 
+// "" where none is wanted. A folder may hold those of several checkpoints and types.
+std::string WeightCachePath(const ModelOptions& options, const WeightFormat& format) {
+  if (options.weights_cache == "off") return "";
+  const std::filesystem::path folder =
+      options.weights_cache == "on" ? options.model : options.weights_cache;
+  std::string type = NameOf(format.type);
+  if (format.quantised()) absl::StrAppend(&type, "g", format.group);
+  return folder / absl::StrCat(NameOf(options), ".", type, ".weights");
+}
+
 // What GetModel tells and the log says, once everything stands.
 void Describe(const ModelOptions& options, const Config& config, const MemoryPlan& plan,
               const DeviceChoice& device, Phi3Model* loaded) {
@@ -219,11 +229,13 @@ absl::Status Load(const LoadOptions& options, Phi3Model* loaded) {
 
   WeightOptions weight_options;
   weight_options.format = device->weights;
+  weight_options.cache_path = WeightCachePath(model, device->weights);
   weight_options.progress = options.progress;
   absl::StatusOr<Weights> weights =
       LoadWeights(config, *files->source, weight_options, *loaded->backend);
   if (!weights.ok()) return weights.status();
   loaded->weights = *std::move(weights);
+  if (!loaded->weights->cache_note.empty()) loaded->notes.push_back(loaded->weights->cache_note);
   absl::StatusOr<KvCache> cache = KvCache::Make(plan->kv_layout, plan->kv_blocks, *loaded->backend);
   if (!cache.ok()) return cache.status();
   loaded->cache = *std::move(cache);

@@ -177,6 +177,10 @@ void AddModelFlags(CLI::App& app, ModelOptions* options) {
       .Add("weights-group", &options->weights_group,
            "values that share a scale, int8 and int4; 0: 128 for int8, 32 for int4")
       ->check(CLI::IsMember({0, 32, 64, 128}));
+  table.Add(
+      "weights-cache", &options->weights_cache,
+      "keep the weights as they lie in memory in a file, which a second start reads in seconds: "
+      "on (beside the checkpoint), a folder, or off");
   table.Add("kv", &options->kv, "type that keys and values are kept as")
       ->check(CLI::IsMember({"bf16", "f16", "f32", "int8"}));
   table.AddBytes(

@@ -24,7 +24,8 @@ struct ModelOptions {
   std::vector<std::string> model_aliases;
   std::string backend = "auto";
   std::string weights = "bf16";
-  int32_t weights_group = 0;  // 0: the type's own
+  int32_t weights_group = 0;          // 0: the type's own
+  std::string weights_cache = "off";  // or "on", or a folder
   std::string kv = "bf16";
   uint64_t kv_memory_bytes = 0;  // 0: from the memory found
   std::string kernels = "auto";

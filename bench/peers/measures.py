@@ -17,6 +17,15 @@ def first_token_seconds(answer: Answer) -> float:
     return answer.tokens[0] - answer.submitted
 
 
+def ask(engine: Engine, requests: list[Request]) -> list[Answer]:
+    """Raises where an engine answered with more or fewer tokens than it was asked for: its figures would not compare."""
+    answers = engine.run(requests)
+    for request, answer in zip(requests, answers):
+        if len(answer.tokens) != request.output:
+            raise RuntimeError(f"{engine.name} answered with {len(answer.tokens)} tokens where {request.output} were asked for")
+    return answers
+
+
 def percentile(values: list[float], share: float) -> float:
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
@@ -24,13 +33,13 @@ def percentile(values: list[float], share: float) -> float:
 
 def decode_alone(engine: Engine, seed: int) -> dict:
     """Tokens a second after the first, one caller: 32 tokens in, 64 out."""
-    [answer] = engine.run([Request(prompts(1, 32, seed)[0], 64)])
+    [answer] = ask(engine, [Request(prompts(1, 32, seed)[0], 64)])
     return {"tokens_per_second": (len(answer.tokens) - 1) / (answer.tokens[-1] - answer.tokens[0])}
 
 
 def prefill(engine: Engine, length: int, seed: int) -> dict:
     """Prompt tokens a second until the first token, one caller."""
-    [answer] = engine.run([Request(prompts(1, length, seed)[0], 1)])
+    [answer] = ask(engine, [Request(prompts(1, length, seed)[0], 1)])
     seconds = first_token_seconds(answer)
     return {"tokens_per_second": length / seconds, "ttft_seconds": seconds}
 
@@ -38,7 +47,7 @@ def prefill(engine: Engine, length: int, seed: int) -> dict:
 def served(engine: Engine, callers: int, seed: int) -> dict:
     """Output tokens a second from the first request to the last token: all at once, 512 tokens in and 128 out. The
     decode phase is the time from the last first token to the first last one, when all of them decode."""
-    answers = engine.run([Request(prompt, 128) for prompt in prompts(callers, 512, seed)])
+    answers = ask(engine, [Request(prompt, 128) for prompt in prompts(callers, 512, seed)])
     begin = min(answer.submitted for answer in answers)
     end = max(answer.tokens[-1] for answer in answers)
     waits = [first_token_seconds(answer) for answer in answers]
@@ -56,10 +65,10 @@ def served(engine: Engine, callers: int, seed: int) -> dict:
 def late_arrival(engine: Engine, seed: int) -> dict:
     """One request of 512 tokens, while 15 others decode, against the same alone."""
     late, *others = prompts(16, 512, seed)
-    [alone] = engine.run([Request(late, 2)])
+    [alone] = ask(engine, [Request(late, 2)])
     # Each of the others has a short prompt and has long begun to decode when the late one comes.
     requests = [Request(other[:32], 160) for other in others] + [Request(late, 2, at=12.0)]
-    answers = engine.run(requests)
+    answers = ask(engine, requests)
     arrived = answers[-1].submitted
     decoding = sum(answer.tokens[0] < arrived < answer.tokens[-1] for answer in answers[:-1])
     seconds = first_token_seconds(answers[-1])

@@ -27,7 +27,7 @@ class Tuppence(ServerEngine):
     def __init__(self, options, bits, kv_tokens):
         self.api = load_api()
         binary = options.tuppence
-        self.version = subprocess.run([binary, "--version"], capture_output=True, text=True).stdout.strip()
+        self.version = subprocess.run([binary, "version"], capture_output=True, text=True).stdout.strip()
         self.weights = self.weights_by_bits[bits]
         self.port, admin_port = free_port(), free_port()
         self.ready_url = f"http://127.0.0.1:{admin_port}/readyz"

@@ -47,7 +47,8 @@ class WeightsTest : public ::testing::Test {
     WriteTinyTensors(folder_.path(), tensors_);
     auto source = OpenCheckpoint(folder_.path());
     if (!source.ok()) return source.status();
-    WeightOptions options{*ParseWeightFormat(format), staging_bytes, nullptr};
+    const WeightOptions options{.format = *ParseWeightFormat(format),
+                                .staging_bytes = staging_bytes};
     return LoadWeights(config_, **source, options, backend_);
   }
 
@@ -208,11 +209,12 @@ TEST_F(WeightsTest, ProgressEndsAtAllBytes) {
   WriteTinyTensors(folder_.path(), tensors_);
   auto source = OpenCheckpoint(folder_.path());
   int64_t last = 0, total = 0;
-  WeightOptions options{*ParseWeightFormat("bf16"), 1 << 20, [&](int64_t done, int64_t all) {
-                          EXPECT_GT(done, last);
-                          last = done;
-                          total = all;
-                        }};
+  WeightOptions options{.format = *ParseWeightFormat("bf16"), .staging_bytes = 1 << 20};
+  options.progress = [&](int64_t done, int64_t all) {
+    EXPECT_GT(done, last);
+    last = done;
+    total = all;
+  };
   ASSERT_TRUE(LoadWeights(config_, **source, options, backend_).ok());
   EXPECT_EQ(last, total);
   EXPECT_EQ(total, 2 * config_.parameters());
@@ -236,7 +238,7 @@ TEST_F(WeightsTest, ThePlanIsWhatLoadingTakes) {
 TEST_F(WeightsTest, ThePlanOfPhi3MiniIsTheKnownSize) {
   const Config config = *SyntheticConfig("phi-3-mini-4k");
   const auto gib = [&](const char* format) {
-    const WeightOptions options{*ParseWeightFormat(format), 16 << 20, nullptr};
+    const WeightOptions options{.format = *ParseWeightFormat(format)};
     return static_cast<double>(PlanWeights(config, options).total_bytes()) / (1 << 30);
   };
   EXPECT_NEAR(gib("bf16"), 7.12, 0.01);
@@ -361,11 +363,12 @@ TEST_F(WeightsTest, AFileThatShrinksDuringLoadIsAnError) {
   auto source = OpenCheckpoint(folder_.path());
   ASSERT_TRUE(source.ok());
   bool shrunk = false;
-  WeightOptions options{*ParseWeightFormat("bf16"), 100, [&](int64_t done, int64_t total) {
-                          if (shrunk || done < total / 2) return;
-                          shrunk = true;
-                          std::filesystem::resize_file(folder_.File("model.safetensors"), 1000);
-                        }};
+  WeightOptions options{.format = *ParseWeightFormat("bf16"), .staging_bytes = 100};
+  options.progress = [&](int64_t done, int64_t total) {
+    if (shrunk || done < total / 2) return;
+    shrunk = true;
+    std::filesystem::resize_file(folder_.File("model.safetensors"), 1000);
+  };
   const absl::StatusOr<Weights> weights = LoadWeights(config_, **source, options, backend_);
   EXPECT_TRUE(absl::IsDataLoss(weights.status())) << weights.status();
   EXPECT_THAT(std::string(weights.status().message()),
