@@ -56,12 +56,14 @@ inline void DotRows(const MatmulCall& call, int64_t first_row, int64_t panel) {
   }
 }
 
+// In register blocks of four rows, where there are registers for them, and then two and one.
 template <bool kInt4>
 inline void MatmulDotPanel(const MatmulCall& call, int64_t panel) {
   constexpr int kRows = kMatmulRows > 4 ? 4 : kMatmulRows;
   int64_t row = 0;
   for (; row + kRows <= call.rows; row += kRows) DotRows<kInt4, kRows>(call, row, panel);
-  for (; row < call.rows; ++row) DotRows<kInt4, 1>(call, row, panel);
+  if (kRows > 2 && row + 2 <= call.rows) DotRows<kInt4, 2>(call, row, panel), row += 2;
+  if (row < call.rows) DotRows<kInt4, 1>(call, row, panel);
 }
 
 inline void MatmulInt(const MatmulCall& call, int64_t first_panel, int64_t last_panel) {
