@@ -57,7 +57,8 @@ struct AttentionCall {
   int32_t first_token = 0;  // rows of qkv
   int32_t token_count = 0;
   int32_t kv_head = 0;
-  int32_t kv_heads = 1;  // from kv_head on; several only where each has at most kAttentionFewQueries
+  int32_t kv_heads =
+      1;  // from kv_head on; several only where each has at most kAttentionFewQueries
   // Only keys of splits [first_split, last_split) are looked at.
   int32_t first_split = 0;
   int32_t last_split = 0;
