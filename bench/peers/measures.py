@@ -45,21 +45,25 @@ def prefill(engine: Engine, length: int, seed: int) -> dict:
 
 
 def served(engine: Engine, callers: int, seed: int) -> dict:
-    """Output tokens a second from the first request to the last token: all at once, 512 tokens in and 128 out. The
-    decode phase is the time from the last first token to the first last one, when all of them decode."""
+    """Output tokens a second from the first request to the last token: all at once, 512 tokens in and 128 out."""
     answers = ask(engine, [Request(prompt, 128) for prompt in prompts(callers, 512, seed)])
     begin = min(answer.submitted for answer in answers)
     end = max(answer.tokens[-1] for answer in answers)
     waits = [first_token_seconds(answer) for answer in answers]
     gaps = [later - sooner for answer in answers for sooner, later in zip(answer.tokens, answer.tokens[1:])]
-    figures = {"tokens_per_second": sum(len(answer.tokens) for answer in answers) / (end - begin),
-               "ttft_p50": percentile(waits, 0.5), "ttft_p99": percentile(waits, 0.99),
-               "itl_p50": percentile(gaps, 0.5), "itl_p99": percentile(gaps, 0.99)}
-    first, last = (max(answer.tokens[0] for answer in answers), min(answer.tokens[-1] for answer in answers))
-    if last > first:
-        among = sum(first < moment <= last for answer in answers for moment in answer.tokens)
-        figures["decode_phase_tokens_per_second"] = among / (last - first)
-    return figures
+    return {"tokens_per_second": sum(len(answer.tokens) for answer in answers) / (end - begin),
+            "ttft_p50": percentile(waits, 0.5), "ttft_p99": percentile(waits, 0.99),
+            "itl_p50": percentile(gaps, 0.5), "itl_p99": percentile(gaps, 0.99)}
+
+
+def decode_together(engine: Engine, seed: int) -> dict:
+    """Tokens a second while 16 sequences decode and none is in its prompt: from the last first token to the first last
+    one, of 64 tokens in and 256 out. Prompts are short so that an engine that decodes some while it reads others still
+    has all of them decoding for most of the time."""
+    answers = ask(engine, [Request(prompt, 256) for prompt in prompts(16, 64, seed)])
+    first, last = max(answer.tokens[0] for answer in answers), min(answer.tokens[-1] for answer in answers)
+    among = sum(first < moment <= last for answer in answers for moment in answer.tokens)
+    return {"tokens_per_second": among / (last - first), "phase_seconds": last - first}
 
 
 def late_arrival(engine: Engine, seed: int) -> dict:
@@ -81,6 +85,7 @@ def all_measures(callers: list[int]) -> dict:
     measures = {"decode": decode_alone,
                 "prefill_512": lambda engine, seed: prefill(engine, 512, seed),
                 "prefill_2048": lambda engine, seed: prefill(engine, 2048, seed)}
+    measures["decode_16"] = decode_together
     for count in callers:
         measures[f"served_{count}"] = lambda engine, seed, count=count: served(engine, count, seed)
     measures["late_arrival"] = late_arrival

@@ -45,10 +45,10 @@ def rows(callers: list[int]):
     yield "decode, one caller, tok/s", "decode", "tokens_per_second", "{:.2f}", True
     for length in ("512", "2048"):
         yield f"prefill of {length}, tok/s", f"prefill_{length}", "tokens_per_second", "{:.1f}", True
+    yield "decode, 16 sequences together, tok/s", "decode_16", "tokens_per_second", "{:.1f}", True
     for count in callers:
         name = f"served_{count}"
         yield f"{count} callers, 512 in / 128 out, output tok/s", name, "tokens_per_second", "{:.2f}", True
-        yield f"{count}: decode phase, tok/s", name, "decode_phase_tokens_per_second", "{:.1f}", True
         for figure in ("ttft_p50", "ttft_p99", "itl_p50", "itl_p99"):
             yield f"{count}: {figure.replace('_', ' ').upper()}, s", name, figure, "{:.2f}", False
     yield "TTFT of one more while 15 decode, s", "late_arrival", "ttft_seconds", "{:.2f}", False
