@@ -200,7 +200,7 @@ void Print(const char* which, std::vector<double> delays_us) {
 
 void Run(const Options& options) {
   const SteadyClock clock;
-  TrafficOptions load;
+  LoadOptions load;
   load.model.model = options.model;
   auto loaded = LoadModel(load);
   if (!loaded.ok()) Die(loaded.status());

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets up, builds and runs every test, and ends with the line `N passed, N failed`.
-#   tests/run.sh                 the release build's tests and the scripts
-#   tests/run.sh --sanitizers    those, and the AddressSanitizer and ThreadSanitizer builds
+#   tests/run.sh                 the release build's tests, the scripts, and the tests of model/ and
+#                                scheduler/ with AddressSanitizer and UndefinedBehaviorSanitizer
+#   tests/run.sh --sanitizers    the same, and with sanitizers all but the end-to-end scripts
 # Counts are of single tests: each GoogleTest case and each script is one.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -108,9 +109,6 @@ script "$python" tests/deploy/prometheus_files_test.py
 begin cpu
 built cpu
 released=$?
-# Memory errors and undefined behaviour, in everything but the end-to-end scripts.
-sanitized=(model cuda_emulated ops golden scheduler service)
-[ "$sanitizers" -eq 0 ] || begin asan "${sanitized[@]/%/_test}" scheduler_simulation
 
 if [ "$released" -eq 0 ]; then
   for name in model cuda_emulated ops golden scheduler service end_to_end; do
@@ -139,13 +137,17 @@ else
   echo "nvcc was not found: the kernels ran emulated only"
 fi
 
+# Memory errors and undefined behaviour, first of all where files and strangers' bytes are read.
+sanitized=(model scheduler)
+[ "$sanitizers" -eq 0 ] || sanitized+=(cuda_emulated ops golden service)
+begin asan "${sanitized[@]/%/_test}" scheduler_simulation
+if built asan; then
+  for name in "${sanitized[@]}"; do
+    gtest "build/asan/tests/$name/${name}_test"
+  done
+  script build/asan/tests/scheduler/simulation/scheduler_simulation --seeds 200
+fi
 if [ "$sanitizers" -eq 1 ]; then
-  if built asan; then
-    for name in "${sanitized[@]}"; do
-      gtest "build/asan/tests/$name/${name}_test"
-    done
-    script build/asan/tests/scheduler/simulation/scheduler_simulation --seeds 1000
-  fi
   # Data races where threads meet: the engine and the thread pool. Debian's gRPC is not built for it, so
   # the service is left out.
   begin tsan ops_test scheduler_test
