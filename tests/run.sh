@@ -105,6 +105,7 @@ script tests/include_directions.sh
 script tests/engine_without_grpc.sh
 script "$python" deploy/demo_model/check_phrasings.py
 script "$python" tests/deploy/prometheus_files_test.py
+script "$python" tests/bench/peers_test.py
 
 begin cpu
 built cpu

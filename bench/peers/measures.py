@@ -62,6 +62,8 @@ def decode_together(engine: Engine, seed: int) -> dict:
     has all of them decoding for most of the time."""
     answers = ask(engine, [Request(prompt, 256) for prompt in prompts(16, 64, seed)])
     first, last = max(answer.tokens[0] for answer in answers), min(answer.tokens[-1] for answer in answers)
+    if first >= last:
+        return {}  # the first ended before the last began
     among = sum(first < moment <= last for answer in answers for moment in answer.tokens)
     return {"tokens_per_second": among / (last - first), "phase_seconds": last - first}
 
@@ -70,11 +72,13 @@ def late_arrival(engine: Engine, seed: int) -> dict:
     """One request of 512 tokens, while 15 others decode, against the same alone."""
     late, *others = prompts(16, 512, seed)
     [alone] = ask(engine, [Request(late, 2)])
-    # Each of the others has a short prompt and has long begun to decode when the late one comes.
-    requests = [Request(other[:32], 160) for other in others] + [Request(late, 2, at=12.0)]
+    # Each of the others has a short prompt and decodes for a minute or more; the late one comes in between.
+    requests = [Request(other[:32], 256) for other in others] + [Request(late, 2, at=25.0)]
     answers = ask(engine, requests)
     arrived = answers[-1].submitted
     decoding = sum(answer.tokens[0] < arrived < answer.tokens[-1] for answer in answers[:-1])
+    if decoding < len(others):
+        return {"others_decoding": decoding}  # not what was to be measured
     seconds = first_token_seconds(answers[-1])
     return {"ttft_seconds": seconds, "ttft_alone_seconds": first_token_seconds(alone),
             "ratio": seconds / first_token_seconds(alone), "others_decoding": decoding}
