@@ -228,7 +228,8 @@ TEST_F(WeightsTest, ThePlanIsWhatLoadingTakes) {
       Configure(config);
       const absl::StatusOr<Weights> weights = Load(format);
       ASSERT_TRUE(weights.ok());
-      const WeightPlan plan = PlanWeights(config_, {*ParseWeightFormat(format), 100, nullptr});
+      const WeightPlan plan =
+          PlanWeights(config_, {.format = *ParseWeightFormat(format), .staging_bytes = 100});
       EXPECT_EQ(plan.total_bytes(), weights->bytes) << format << (tied ? " tied" : "");
       EXPECT_EQ(plan.head_bytes == 0, tied && std::string(format) == "bf16");
     }

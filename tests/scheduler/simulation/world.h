@@ -17,7 +17,7 @@
 
 namespace tuppence::simulation {
 
-constexpr int kFinishReasons = static_cast<int>(FinishReason::kDrained) + 1;
+constexpr int kFinishReasons = static_cast<int>(FinishReason::kCostLimit) + 1;
 
 // What a run came to, for the report and the comparison of two runs of one seed.
 struct Outcome {
