@@ -98,7 +98,8 @@ Engine::Engine(const EngineOptions& options, StepExecutor* executor, const Token
 Engine::~Engine() {
   Stop();
   notifier_->Stop();
-  // Nobody started its thread where a caller takes the steps, and what is posted holds the notifier.
+  // Nobody started its thread where a caller takes the steps, and what is posted holds the
+  // notifier.
   notifier_->NotifyAll();
 }
 
