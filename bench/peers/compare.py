@@ -68,7 +68,7 @@ def make_engines(arguments) -> tuple[list[Engine], dict[str, str]]:
 
 
 def measure(engine: Engine, names: dict, seed: int) -> dict:
-    """One engine's figures of one round."""
+    """One engine's figures of one round; those before a measure that fails stay, and "failed" says why."""
     begin = time.monotonic()
     engine.start()
     figures = {"load": {"seconds": time.monotonic() - begin}}
@@ -80,6 +80,9 @@ def measure(engine: Engine, names: dict, seed: int) -> dict:
             except CannotError as error:
                 print(f"  {name}: cannot, {error}", flush=True)
                 continue
+            except (RuntimeError, OSError, ValueError) as error:
+                figures["failed"] = {"why": f"{name}: {error}"}
+                break
             print(f"  {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in figures[name].items()), flush=True)
         figures["memory"] = {"peak_bytes": engine.peak_bytes()}
     finally:
@@ -119,6 +122,8 @@ def main():
             print(f"round {number + 1}, {engine.name}", flush=True)
             try:
                 rounds[engine.name].append(measure(engine, names, seed=number))
+                if failed := rounds[engine.name][-1].get("failed"):
+                    missing[engine.name] = failed["why"]
             except (RuntimeError, OSError, ValueError) as error:
                 missing[engine.name] = str(error)
     result = {"date": datetime.date.today().isoformat(), "command": " ".join(sys.argv), "bits": arguments.bits,

@@ -30,9 +30,12 @@ class LlamaCpp(ServerEngine):
                 "temperature": 0, "cache_prompt": False, "return_tokens": True, "samplers": ["top_k"], "top_k": 1}
         call = urllib.request.Request(f"http://127.0.0.1:{self.port}/completion", json.dumps(body).encode(),
                                       {"Content-Type": "application/json"})
+        come = 0
         with urllib.request.urlopen(call, timeout=ANSWER_SECONDS_MAX) as answer:
             for line in answer:
                 if line.startswith(b"data: "):
                     event = json.loads(line[6:])
-                    if not event.get("stop"):  # the last event tells all tokens once more
-                        yield len(event["tokens"])
+                    # The last event counts all tokens: one that ended within a character had no event of its own.
+                    count = event["tokens_predicted"] - come if event.get("stop") else len(event["tokens"])
+                    come += count
+                    yield count

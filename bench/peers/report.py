@@ -122,7 +122,7 @@ def table(result: dict, callers: list[int], prices: Prices) -> str:
     for name, told in result["engines"].items():
         text += f"- {name} {told['version']}: {told['weights']}; `{told['settings']}`\n"
     for name, reason in result["missing"].items():
-        text += f"- {name} is missing: {reason}\n"
+        text += f"- {name} is {'incomplete' if name in result['rounds'] else 'missing'}: {reason}\n"
     rounds = max((len(made) for made in result["rounds"].values()), default=0)
     text += (f"\nMedian of {rounds} rounds, the range in brackets; a ratio above 1 is better. The limit of decode is the bytes of "
              "Tuppence's weights over the measured read bandwidth, that of prefill its multiplications over the measured int8 "

@@ -17,8 +17,9 @@ class Timetable(Engine):
     """A prompt token takes `prompt` seconds, and then a token `step`; prompts one after the other."""
     version, weights, settings = "1", "none", "none"
 
-    def __init__(self, name, prompt, step, extra=0, late=True):
+    def __init__(self, name, prompt, step, extra=0, late=True, extra_from=1000):
         self.name, self.prompt, self.step, self.extra, self.late = name, prompt, step, extra, late
+        self.extra_from = extra_from  # answers that long come with one token more
         self.asked, self.started = [], False
 
     def start(self):
@@ -42,7 +43,7 @@ class Timetable(Engine):
         for request in requests:
             free = max(free, 100.0 + request.at) + len(request.prompt) * self.prompt
             answers.append(Answer(100.0 + request.at,
-                                  [free + i * self.step for i in range(request.output + self.extra)]))
+                                  [free + i * self.step for i in range(request.output + self.extra + (request.output >= self.extra_from))]))
         return answers
 
 
@@ -102,6 +103,11 @@ def check_refusals():
         assert "65 tokens where 64" in str(error), error
     else:
         raise AssertionError("an answer of another length went through")
+    # What was measured before a failure stays, with the reason of it.
+    figures = compare.measure(Timetable("e", 0.01, 0.1, extra_from=256), measures.all_measures([16]), 0)
+    near(figures["decode"]["tokens_per_second"], 10)
+    assert figures["failed"]["why"].startswith("decode_16: e answered with 257 tokens"), figures
+    assert "served_16" not in figures
     # What an engine cannot do is left out, and the others are taken.
     figures = compare.measure(Timetable("e", 0.01, 0.1, late=False), measures.all_measures([16]), 0)
     assert "late_arrival" not in figures and "served_16" in figures and figures["memory"]["peak_bytes"] == 3_000_000_000
