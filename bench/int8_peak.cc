@@ -1,16 +1,12 @@
 #include "bench/int8_peak.h"
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdint>
 
+#include "cpu/amx_tile_config.h"
 #include "cpu/kernel_paths.h"
 #include "cpu/thread_pool.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 namespace tuppence {
 
@@ -56,19 +52,10 @@ __attribute__((target("avx2"))) void Avx2() {
   for (__m256i& sum : sums) asm volatile("" ::"x"(sum));
 }
 
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
 __attribute__((target("amx-tile,amx-int8"))) void Amx() {
   TileConfig config;
-  // GCC 12 drops the stores to config before the load, which then faults.
-  asm volatile("" ::"r"(&config) : "memory");
-  _tile_loadconfig(&config);
+  for (int tile = 0; tile < 6; ++tile) config.row_bytes[tile] = 64, config.rows[tile] = 16;
+  LoadTileConfig(config);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);

@@ -47,32 +47,43 @@ TUPPENCE_INLINE void LoadScales(const uint16_t* scales, int count, float* out) {
   for (; i < count; ++i) out[i] = ToFloat(F16{scales[i]});
 }
 
-// Walks the slots of consecutive keys of one sequence, block by block.
+// Walks keys [first_key, last_key) of one sequence, block by block: visit(first key, keys, row of
+// the first), where rows count a pool's heads' slots.
+template <typename Visit>
+TUPPENCE_INLINE void ForBlocks(const AttentionCall& call, int32_t kv_head, int32_t first_key,
+                               int32_t last_key, const Visit& visit) {
+  const int32_t block_tokens = static_cast<int32_t>(call.cache->keys.shape[2]);
+  for (int32_t key = first_key; key < last_key;) {
+    const int32_t block = key / block_tokens, offset = key % block_tokens;
+    const int32_t count = std::min(last_key - key, block_tokens - offset);
+    const int64_t page = call.block_table[block];
+    visit(key, count, (page * call.shape.kv_heads + kv_head) * block_tokens + offset);
+    key += count;
+  }
+}
+
 template <typename T>
 inline void FindRows(const AttentionCall& call, int32_t kv_head, int32_t first_key, int low,
                      int high, TileRows<T>& rows) {
   const int64_t dim = call.shape.head_dim;
-  const int32_t block_tokens = static_cast<int32_t>(call.cache->keys.shape[2]);
+  const KvLayer& cache = *call.cache;
   std::fill_n(rows.keys, kTile, nullptr);
-  for (int j = low; j < high;) {
-    const int32_t block = (first_key + j) / block_tokens, offset = (first_key + j) % block_tokens;
-    const int count = std::min(high - j, block_tokens - offset);
-    const int64_t page = call.block_table[block];
-    const int64_t row = (page * call.shape.kv_heads + kv_head) * block_tokens + offset;
-    const T* const keys = static_cast<const T*>(call.cache->keys.data) + row * dim;
-    const T* const values = static_cast<const T*>(call.cache->values.data) + row * dim;
-    for (int i = 0; i < count; ++i) {
-      rows.keys[j + i] = keys + i * dim;
-      rows.values[j + i] = values + i * dim;
-    }
-    if constexpr (sizeof(T) == 1) {
-      LoadScales(static_cast<const uint16_t*>(call.cache->key_scales.data) + row, count,
-                 rows.key_scales + j);
-      LoadScales(static_cast<const uint16_t*>(call.cache->value_scales.data) + row, count,
-                 rows.value_scales + j);
-    }
-    j += count;
-  }
+  ForBlocks(call, kv_head, first_key + low, first_key + high,
+            [&](int32_t key, int32_t count, int64_t row) {
+              const int32_t j = key - first_key;
+              const T* const keys = static_cast<const T*>(cache.keys.data) + row * dim;
+              const T* const values = static_cast<const T*>(cache.values.data) + row * dim;
+              for (int i = 0; i < count; ++i) {
+                rows.keys[j + i] = keys + i * dim;
+                rows.values[j + i] = values + i * dim;
+              }
+              if constexpr (sizeof(T) == 1) {
+                LoadScales(static_cast<const uint16_t*>(cache.key_scales.data) + row, count,
+                           rows.key_scales + j);
+                LoadScales(static_cast<const uint16_t*>(cache.value_scales.data) + row, count,
+                           rows.value_scales + j);
+              }
+            });
 }
 
 // What a later tile will read, asked for a few lines at a time between the arithmetic of this one:
@@ -86,20 +97,14 @@ class PagesAhead {
   void Find(const AttentionCall& call, int32_t kv_head, int32_t first_key, int32_t last_key) {
     const KvLayer& cache = *call.cache;
     const auto row_bytes = call.shape.head_dim * static_cast<int64_t>(sizeof(T));
-    const int32_t block_tokens = static_cast<int32_t>(cache.keys.shape[2]);
-    for (int32_t key = first_key; key < last_key;) {
-      const int32_t block = key / block_tokens, offset = key % block_tokens;
-      const int32_t count = std::min(last_key - key, block_tokens - offset);
-      const int64_t page = call.block_table[block];
-      const int64_t row = (page * call.shape.kv_heads + kv_head) * block_tokens + offset;
+    ForBlocks(call, kv_head, first_key, last_key, [&](int32_t, int32_t count, int64_t row) {
       Add(cache.keys, row * row_bytes, count * row_bytes);
       Add(cache.values, row * row_bytes, count * row_bytes);
       if constexpr (sizeof(T) == 1) {
         Add(cache.key_scales, row * 2, count * 2);
         Add(cache.value_scales, row * 2, count * 2);
       }
-      key += count;
-    }
+    });
   }
 
   TUPPENCE_INLINE void Ask(int lines) {

@@ -12,6 +12,7 @@
 #if defined(__x86_64__)
 
 #define TUPPENCE_SIMD_AVX512
+#include "cpu/amx_tile_config.h"
 #include "cpu/kernels.h"
 #include "cpu/matmul_kernel.h"
 
@@ -28,14 +29,6 @@ constexpr int64_t kBlocksAtOnce = 8;                  // 256 k
 constexpr int64_t kRowBytesMax = int64_t{1} << 20;    // of x, for all of K at once
 constexpr int64_t kAheadBytes = 8192;                 // prefetched within a panel
 
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
 // Tiles 0 to 3 sums, 4 and 5 rows of x, 6 and 7 the panel's halves.
 void Configure(int first_rows) {
   TileConfig config;
@@ -44,9 +37,7 @@ void Configure(int first_rows) {
     config.rows[tile] = 16;
   }
   for (int tile : {0, 1, 4}) config.rows[tile] = static_cast<uint8_t>(first_rows);
-  // GCC 12 drops the stores to config before the load, which then faults.
-  asm volatile("" ::"r"(&config) : "memory");
-  _tile_loadconfig(&config);
+  LoadTileConfig(config);
 }
 
 // Rows of two tiles of sums, one for each half, go through the epilogue.

@@ -27,6 +27,11 @@ const char* NameOf(WeightType type) {
   return "?";
 }
 
+std::string IdOf(const WeightFormat& format) {
+  return format.quantised() ? absl::StrCat(NameOf(format.type), "g", format.group)
+                            : NameOf(format.type);
+}
+
 absl::StatusOr<WeightFormat> ParseWeightFormat(const std::string& name) {
   if (name == "bf16") return WeightFormat{WeightType::kBf16, 0};
   if (name == "f16") return WeightFormat{WeightType::kF16, 0};

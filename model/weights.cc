@@ -416,22 +416,23 @@ absl::StatusOr<Weights> LoadWeights(const Config& config, WeightSource& source,
                                     const WeightOptions& options, Backend& backend) {
   const absl::StatusOr<TensorIndex> index = MatchTensors(config, source);
   if (!index.ok()) return index.status();
-  if (options.cache_path.empty()) return LoadAll(config, source, *index, options, nullptr, backend);
+  const auto load = [&](const WeightCache* cache) {
+    return LoadAll(config, source, *index, options, cache, backend);
+  };
+  if (options.cache_path.empty()) return load(nullptr);
   if (backend.layout_id().empty()) {
-    return WithNote(
-        LoadAll(config, source, *index, options, nullptr, backend),
-        absl::StrCat("weight cache: none on ", backend.name(), ", whose memory is its own"));
+    return WithNote(load(nullptr), absl::StrCat("weight cache: none on ", backend.name(),
+                                                ", whose memory is its own"));
   }
   const absl::StatusOr<std::string> key =
       WeightCacheKey(source, options.format, backend.layout_id());
   if (!key.ok()) {
-    return WithNote(LoadAll(config, source, *index, options, nullptr, backend),
-                    absl::StrCat("weight cache: none, ", key.status().message()));
+    return WithNote(load(nullptr), absl::StrCat("weight cache: none, ", key.status().message()));
   }
   const absl::StatusOr<WeightCache> cache = WeightCache::Open(options.cache_path, *key);
   absl::Status unread = cache.status();
   if (cache.ok()) {
-    absl::StatusOr<Weights> weights = LoadAll(config, source, *index, options, &*cache, backend);
+    absl::StatusOr<Weights> weights = load(&*cache);
     if (weights.ok()) {
       return WithNote(std::move(weights),
                       absl::StrCat("weight cache: read from ", options.cache_path));
@@ -439,7 +440,7 @@ absl::StatusOr<Weights> LoadWeights(const Config& config, WeightSource& source,
     if (!absl::IsDataLoss(weights.status())) return weights;
     unread = weights.status();
   }
-  absl::StatusOr<Weights> weights = LoadAll(config, source, *index, options, nullptr, backend);
+  absl::StatusOr<Weights> weights = load(nullptr);
   if (!weights.ok()) return weights;
   const absl::Status written =
       WriteWeightCache(options.cache_path, *key, CachedMatrices(config, *weights));

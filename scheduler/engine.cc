@@ -98,9 +98,6 @@ Engine::Engine(const EngineOptions& options, StepExecutor* executor, const Token
 Engine::~Engine() {
   Stop();
   notifier_->Stop();
-  // Nobody started its thread where a caller takes the steps, and what is posted holds the
-  // notifier.
-  notifier_->NotifyAll();
 }
 
 absl::Status Engine::WarmUp() {
@@ -185,7 +182,6 @@ void Engine::Stop() {
   }
   if (records_ != nullptr) return;
   notifier_->Stop();
-  notifier_->NotifyAll();
 }
 
 EngineSnapshot Engine::Snapshot() const {

@@ -172,6 +172,7 @@ void StreamNotifier::Stop() {
     mutex_.Signal();
   }
   if (thread_.joinable()) thread_.join();
+  NotifyAll();
 }
 
 void StreamNotifier::Post(std::vector<std::shared_ptr<TokenStream>>* ready) {

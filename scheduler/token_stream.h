@@ -130,7 +130,8 @@ class StreamNotifier {
   ~StreamNotifier();
 
   void Start();
-  // Makes the calls that are still posted, then ends the thread. Idempotent.
+  // Makes the calls that are still posted, on the calling thread where none was started, and ends
+  // the thread. Idempotent. What is posted holds the notifier, so nothing else would free either.
   void Stop();
   // Any thread. Moves the streams out of *ready and leaves it empty.
   void Post(std::vector<std::shared_ptr<TokenStream>>* ready);

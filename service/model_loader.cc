@@ -151,9 +151,7 @@ std::vector<int32_t> StopIds(const Config& config, const ServedModel& served) {
 // Everything of ours that a token's bits depend on: "cpu-f32-1/int4g32/bf16".
 std::string ArithmeticId(const Backend& backend, const WeightFormat& weights, DType kv,
                          const std::string& rope_policy) {
-  std::string id = absl::StrCat(backend.arithmetic_id(), "/", NameOf(weights.type));
-  if (weights.quantised()) absl::StrAppend(&id, "g", weights.group);
-  absl::StrAppend(&id, "/", NameOfKv(kv));
+  std::string id = absl::StrCat(backend.arithmetic_id(), "/", IdOf(weights), "/", NameOfKv(kv));
   if (!rope_policy.empty()) absl::StrAppend(&id, "/", rope_policy);
   return id;
 }
@@ -163,9 +161,7 @@ std::string WeightCachePath(const ModelOptions& options, const WeightFormat& for
   if (options.weights_cache == "off") return "";
   const std::filesystem::path folder =
       options.weights_cache == "on" ? options.model : options.weights_cache;
-  std::string type = NameOf(format.type);
-  if (format.quantised()) absl::StrAppend(&type, "g", format.group);
-  return folder / absl::StrCat(NameOf(options), ".", type, ".weights");
+  return folder / absl::StrCat(NameOf(options), ".", IdOf(format), ".weights");
 }
 
 // What GetModel tells and the log says, once everything stands.

@@ -146,7 +146,7 @@ if built asan; then
   for name in "${sanitized[@]}"; do
     gtest "build/asan/tests/$name/${name}_test"
   done
-  script build/asan/tests/scheduler/simulation/scheduler_simulation --seeds 200
+  script build/asan/tests/scheduler/simulation/scheduler_simulation --seeds 1000
 fi
 if [ "$sanitizers" -eq 1 ]; then
   # Data races where threads meet: the engine and the thread pool. Debian's gRPC is not built for it, so

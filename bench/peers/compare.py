@@ -100,12 +100,13 @@ def machine_limits(op_bench) -> dict:
 
 
 def describe_machine() -> dict:
-    cpu = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
-    family = re.findall(r"cpu family\s*: (\d+)|model\s+: (\d+)", pathlib.Path("/proc/cpuinfo").read_text())[:2]
-    flags = set(re.search(r"flags\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text()).group(1).split())
+    told = pathlib.Path("/proc/cpuinfo").read_text()
+    cpu, family, model, flags = (re.search(rf"^{name}\s*: (.*)", told, re.MULTILINE).group(1)
+                                 for name in ("model name", "cpu family", "model", "flags"))
+    flags = set(flags.split())
     known = [flag for flag in ("amx_int8", "avx512_bf16", "avx512_vnni", "avx512f", "avx2") if flag in flags]
     commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    return {"cpu": cpu.group(1), "family_model": "/".join("".join(pair) for pair in family), "instructions": known,
+    return {"cpu": cpu, "family_model": f"{family}/{model}", "instructions": known,
             "cores": len(os.sched_getaffinity(0)), "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "kernel": platform.release(), "commit": commit.stdout.strip()}
 

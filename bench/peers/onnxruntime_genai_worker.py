@@ -1,6 +1,6 @@
 """The loop of onnxruntime-genai's Generator, in a process and a Python of its own.
 
-    PYTHON onnxruntime_genai_worker.py MODEL THREADS
+    PYTHON onnxruntime_genai_worker.py MODEL THREADS [...]
 
 Says {"ready": version} on standard output, then answers each line of requests with a line of answers. A batch begins and
 ends together: requests of one length, handed over at once; anything else is answered {"refused": why}.

@@ -10,9 +10,17 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 class WorkerEngine(Engine):
+    option: str  # what its options begin with: OPTION_python, OPTION_int4, OPTION_int8
     worker: str  # the program, in this folder
-    arguments: list
-    python: str
+    weights_by_bits: dict[int, str]
+    version = ""  # until it has told
+
+    def __init__(self, options, bits, kv_tokens):
+        self.python, model = (getattr(options, f"{self.option}_{end}") for end in ("python", f"int{bits}"))
+        if not self.python or not model:
+            raise LookupError(f"not named: --{self.option}-python and --{self.option}-int8 or --{self.option}-int4")
+        self.weights = self.weights_by_bits[bits]
+        self.arguments = [model, options.threads, kv_tokens, options.callers_max]
 
     def start(self):
         self.process = subprocess.Popen([self.python, HERE / self.worker, *map(str, self.arguments)], text=True,
@@ -43,31 +51,15 @@ class WorkerEngine(Engine):
 
 class OpenVinoGenAi(WorkerEngine):
     name = "OpenVINO GenAI"
+    option = "openvino"
     worker = "openvino_genai_worker.py"
-    version = ""
     weights_by_bits = {8: "int8, one scale an output channel", 4: "int4 symmetric, groups of 32, all layers"}
     settings = "max_num_batched_tokens 512, dynamic_split_fuse, u8 keys and values, prefix caching off"
-
-    def __init__(self, options, bits, kv_tokens):
-        model = {8: options.openvino_int8, 4: options.openvino_int4}[bits]
-        if not options.openvino_python or not model:
-            raise LookupError("not named: --openvino-python and --openvino-int8 or --openvino-int4")
-        self.python = options.openvino_python
-        self.weights = self.weights_by_bits[bits]
-        self.arguments = [model, options.threads, kv_tokens, options.callers_max]
 
 
 class OnnxRuntimeGenAi(WorkerEngine):
     name = "onnxruntime-genai"
+    option = "onnxruntime"
     worker = "onnxruntime_genai_worker.py"
-    version = ""
     weights_by_bits = {8: "int8, blocks of 32", 4: "int4, blocks of 32, accuracy level 4 (int8 activations)"}
     settings = "Generator: static batches; keys and values in f32"
-
-    def __init__(self, options, bits, kv_tokens):
-        model = {8: options.onnxruntime_int8, 4: options.onnxruntime_int4}[bits]
-        if not options.onnxruntime_python or not model:
-            raise LookupError("not named: --onnxruntime-python and --onnxruntime-int8 or --onnxruntime-int4")
-        self.python = options.onnxruntime_python
-        self.weights = self.weights_by_bits[bits]
-        self.arguments = [model, options.threads]

@@ -9,6 +9,7 @@
 #include <map>
 
 #include "nlohmann/json.hpp"
+#include "tests/model/published_tokenizer.h"
 #include "tests/support/tiny_checkpoint.h"
 #include "tests/support/tiny_tokenizer.h"
 
@@ -19,7 +20,6 @@ using nlohmann::json;
 using testing::HasSubstr;
 
 const std::string kSource = TUPPENCE_SOURCE_DIR;
-const std::string kPublished = kSource + "/../shared/data/tokenizer";
 
 json Golden() { return json::parse(ReadFile(kSource + "/tests/golden/chats.json")); }
 
@@ -170,13 +170,13 @@ TEST(ChatTemplateTest, OverheadIsAnUpperBound) {
 
 // Writes the published files with the changes of a variant (see make_chats.py).
 void WriteVariant(const std::string& folder, const json& variant) {
-  std::filesystem::copy(kPublished + "/tokenizer.model", folder + "/tokenizer.model");
-  json config = json::parse(ReadFile(kPublished + "/tokenizer_config.json"));
+  std::filesystem::copy(kPublishedTokenizer + "/tokenizer.model", folder + "/tokenizer.model");
+  json config = json::parse(ReadFile(kPublishedTokenizer + "/tokenizer_config.json"));
   for (const auto& [id, flags] : variant["flags"].items()) {
     config["added_tokens_decoder"][id].update(flags);
   }
   WriteFile(folder + "/tokenizer_config.json", config.dump());
-  json tokenizer = json::parse(ReadFile(kPublished + "/tokenizer.json"));
+  json tokenizer = json::parse(ReadFile(kPublishedTokenizer + "/tokenizer.json"));
   for (const char* part : {"normalizer", "pre_tokenizer"}) {
     if (variant.contains(part)) tokenizer[part] = variant[part];
   }
@@ -184,8 +184,9 @@ void WriteVariant(const std::string& folder, const json& variant) {
 }
 
 TEST(ChatTemplateTest, GivesThePublishedTokenizersIds) {
-  if (!std::filesystem::exists(kPublished)) {
-    GTEST_SKIP() << "Phi-3's tokenizer is not at " << kPublished << "; it is not part of this "
+  if (!std::filesystem::exists(kPublishedTokenizer)) {
+    GTEST_SKIP() << "Phi-3's tokenizer is not at " << kPublishedTokenizer
+                 << "; it is not part of this "
                  << "repository";
   }
   const json golden = Golden();

@@ -12,8 +12,6 @@
 namespace tuppence {
 namespace {
 
-constexpr int32_t kFirstByte = 3;  // the byte pieces follow <unk>, <s> and </s>
-
 class StreamDecoderTest : public testing::Test {
  protected:
   void SetUp() override {

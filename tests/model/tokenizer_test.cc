@@ -11,6 +11,7 @@
 #include <functional>
 #include <sstream>
 
+#include "tests/model/published_tokenizer.h"
 #include "tests/support/tiny_checkpoint.h"
 #include "tests/support/tiny_tokenizer.h"
 
@@ -22,9 +23,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using tokenizer_model::ModelProto;
 using tokenizer_model::TrainerSpec;
-
-const std::string kPublishedFolder = std::string(TUPPENCE_SOURCE_DIR) + "/../shared/data/tokenizer";
-constexpr int32_t kFirstBytePiece = 3;
 
 class TokenizerTest : public testing::Test {
  protected:
@@ -89,8 +87,8 @@ TEST_F(TokenizerTest, UserDefinedPiecesAreFoundBeforeMergesAndTheLongestWins) {
 TEST_F(TokenizerTest, WhatIsNoPieceFallsBackToBytes) {
   const auto tokenizer = Load(TinyTokenizerModel());
   EXPECT_THAT(tokenizer->Encode("a\u00e9"),
-              ElementsAre(tokenizer->Encode("a")[0], tokenizer->Encode("a")[1],
-                          kFirstBytePiece + 0xC3, kFirstBytePiece + 0xA9));
+              ElementsAre(tokenizer->Encode("a")[0], tokenizer->Encode("a")[1], kFirstByte + 0xC3,
+                          kFirstByte + 0xA9));
   EXPECT_EQ(tokenizer->Decode(tokenizer->Encode("a\u00e9\n"), true), "a\u00e9\n");
 }
 
@@ -140,7 +138,7 @@ TEST_F(TokenizerTest, SpecialTokensCutTheSpacesThatTheirFlagsSay) {
   EXPECT_THAT((*tokenizer)->EncodeParts({{ids.assistant, ""}, {-1, " \n "}, {ids.end, ""}}),
               ElementsAre(ids.assistant, ids.end));
   // <|user|> takes nothing, and each segment gets its own space in front.
-  expected = {ids.user, a[0], kFirstBytePiece + '\n', a[1]};
+  expected = {ids.user, a[0], kFirstByte + '\n', a[1]};
   EXPECT_EQ((*tokenizer)->EncodeParts({{ids.user, ""}, {-1, "\n"}, {-1, "a"}}), expected);
 }
 
@@ -151,10 +149,9 @@ TEST_F(TokenizerTest, DecodeDropsTheFirstWordsSpaceOnly) {
   EXPECT_EQ(tokenizer->Decode(std::vector<int32_t>{a, a}, true), "a a");
   EXPECT_EQ(tokenizer->Decode(std::vector<int32_t>{1, a, ids.end}, true), "a");
   EXPECT_EQ(tokenizer->Decode(std::vector<int32_t>{1, a, ids.end}, false), "<s> a<|end|>");
-  EXPECT_EQ(tokenizer->Decode(std::vector<int32_t>{kFirstBytePiece + ' ', a}, true), "  a");
-  EXPECT_EQ(
-      tokenizer->Decode(std::vector<int32_t>{kFirstBytePiece + 0xE4, kFirstBytePiece + 0xB8}, true),
-      "\uFFFD\uFFFD");
+  EXPECT_EQ(tokenizer->Decode(std::vector<int32_t>{kFirstByte + ' ', a}, true), "  a");
+  EXPECT_EQ(tokenizer->Decode(std::vector<int32_t>{kFirstByte + 0xE4, kFirstByte + 0xB8}, true),
+            "\uFFFD\uFFFD");
 }
 
 TEST_F(TokenizerTest, KnowsWhichIdsAreMappedAndSpecial) {
@@ -315,10 +312,10 @@ TEST_F(TokenizerTest, ATokenizerJsonThatTreatsTextInAnotherWayIsUnimplemented) {
 class PublishedTokenizerTest : public TokenizerTest {
  protected:
   void SetUp() override {
-    if (!std::filesystem::exists(kPublishedFolder)) {
-      GTEST_SKIP() << "Phi-3's tokenizer is not at " << kPublishedFolder;
+    if (!std::filesystem::exists(kPublishedTokenizer)) {
+      GTEST_SKIP() << "Phi-3's tokenizer is not at " << kPublishedTokenizer;
     }
-    auto loaded = Tokenizer::Load(kPublishedFolder, 32064);
+    auto loaded = Tokenizer::Load(kPublishedTokenizer, 32064);
     ASSERT_TRUE(loaded.ok()) << loaded.status();
     tokenizer_ = *loaded;
   }
@@ -327,8 +324,8 @@ class PublishedTokenizerTest : public TokenizerTest {
 
 TEST_F(PublishedTokenizerTest, ReproducesTheReferenceLines) {
   const std::string separator = "\n__ggml_vocab_test__\n";
-  const std::string inputs = ReadFile(kPublishedFolder + "/reference.inp");
-  std::istringstream outputs(ReadFile(kPublishedFolder + "/reference.out"));
+  const std::string inputs = ReadFile(kPublishedTokenizer + "/reference.inp");
+  std::istringstream outputs(ReadFile(kPublishedTokenizer + "/reference.out"));
   int lines = 0;
   size_t start = 0;
   for (std::string line; std::getline(outputs, line); ++lines) {

@@ -7,6 +7,7 @@
 
 #include "gtest/gtest.h"
 #include "scheduler/cost_ledger.h"
+#include "tests/scheduler/step_works.h"
 #include "tests/support/fake_clock.h"
 
 namespace tuppence {
@@ -14,8 +15,6 @@ namespace {
 
 constexpr int64_t kMinute = 60 * kSecondNs;
 constexpr int64_t kNoon = int64_t{1'790'000'000} / 900 * kQuarterHourNs;  // a quarter-hour
-
-StepWork DecodeAt(int64_t position) { return WorkOf(position, position + 1, Phase::kDecode); }
 
 // A ledger with its two clocks; periods gather in `periods`.
 class Books {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/scheduler/step_works.h"
 
 namespace tuppence {
 namespace {
@@ -20,7 +21,6 @@ constexpr StepCostCoefficients kMachine = {.launch_ns = 60'000,
                                            .attention_ns = 790,
                                            .kv_read_ns = 10'000};
 
-StepWork OneDecode(int64_t position) { return WorkOf(position, position + 1, Phase::kDecode); }
 StepWork Chunk(int64_t first, int64_t tokens) {
   return WorkOf(first, first + tokens, Phase::kPrefill);
 }
@@ -67,7 +67,7 @@ std::vector<double> Shares(const StepCostCoefficients& c, const std::vector<Step
 std::vector<StepWork> RandomStep(std::mt19937_64& random, int chunks, int decodes) {
   std::vector<StepWork> works;
   for (int i = 0; i < chunks; ++i) works.push_back(Chunk(random() % 2000, 1 + random() % 512));
-  for (int i = 0; i < decodes; ++i) works.push_back(OneDecode(random() % 4000));
+  for (int i = 0; i < decodes; ++i) works.push_back(DecodeAt(random() % 4000));
   std::shuffle(works.begin(), works.end(), random);
   return works;
 }
@@ -118,7 +118,7 @@ TEST(StepCostModelTest, WithUpToFivePlayersTheyAreExact) {
 }
 
 TEST(StepCostModelTest, DecodesShareTheWeightsAndPayForTheirKeys) {
-  const std::vector<StepWork> works = {OneDecode(100), OneDecode(3000), OneDecode(500)};
+  const std::vector<StepWork> works = {DecodeAt(100), DecodeAt(3000), DecodeAt(500)};
   std::vector<StepShare> shares(3);
   const double step_ns = StepCostModel(kMachine, 3).Divide(works, shares);
   for (size_t i = 0; i < 3; ++i) {
@@ -131,11 +131,11 @@ TEST(StepCostModelTest, DecodesShareTheWeightsAndPayForTheirKeys) {
 
 TEST(StepCostModelTest, NobodyPaysForArithmeticThatHidesBehindTheWeights) {
   // 12 tokens of 15 ms stay below 190 ms of reading, 13 do not.
-  const std::vector<StepWork> below = {Chunk(0, 5), Chunk(0, 6), OneDecode(40)};
+  const std::vector<StepWork> below = {Chunk(0, 5), Chunk(0, 6), DecodeAt(40)};
   const std::vector<double> shares = Shares(kMachine, below);
   const double shared_ns = (kMachine.launch_ns + kMachine.weights_ns) / 3;
   EXPECT_DOUBLE_EQ(shares[2], shared_ns + 41 * (kMachine.attention_ns + kMachine.kv_read_ns));
-  const std::vector<StepWork> above = {Chunk(0, 6), Chunk(0, 6), OneDecode(40)};
+  const std::vector<StepWork> above = {Chunk(0, 6), Chunk(0, 6), DecodeAt(40)};
   EXPECT_GT(Shares(kMachine, above)[0] - shared_ns, 1e6);
 }
 
@@ -161,7 +161,7 @@ TEST(StepCostModelTest, ACoRunnerNeverRaisesAnyonesShareOfLaunchAndWeights) {
   std::vector<StepWork> works = {Chunk(0, 300)};
   double before = kMachine.launch_ns + kMachine.weights_ns;
   for (int players = 2; players <= 40; ++players) {
-    works.push_back(random() % 3 == 0 ? Chunk(0, 1 + random() % 500) : OneDecode(random() % 4000));
+    works.push_back(random() % 3 == 0 ? Chunk(0, 1 + random() % 500) : DecodeAt(random() % 4000));
     std::vector<StepShare> shares(works.size());
     StepCostModel(kMachine, players).Divide(works, shares);
     for (const StepShare& share : shares) EXPECT_LT(share.shared_ns, before);
@@ -193,7 +193,7 @@ TEST(StepCostModelTest, TheWorkedStepOfTheReadme) {
   c.token_ns = 1'000'000;
   c.kv_read_ns = 20'000;
   std::vector<StepWork> works = {Chunk(0, 512)};
-  for (int i = 0; i < 31; ++i) works.push_back(OneDecode(300));
+  for (int i = 0; i < 31; ++i) works.push_back(DecodeAt(300));
   const std::vector<double> shares = Shares(c, works);
   const double part = shares[0] / std::accumulate(shares.begin(), shares.end(), 0.0);
   EXPECT_GT(part, 0.5);
@@ -202,7 +202,7 @@ TEST(StepCostModelTest, TheWorkedStepOfTheReadme) {
 
 TEST(StepCostModelTest, AModelOfZerosGivesZeroShares) {
   const StepCostCoefficients nothing = {0, 0, 0, 0, 0};
-  for (const double share : Shares(nothing, {OneDecode(5), Chunk(0, 9)})) EXPECT_EQ(share, 0);
+  for (const double share : Shares(nothing, {DecodeAt(5), Chunk(0, 9)})) EXPECT_EQ(share, 0);
 }
 
 TEST(StepCostModelTest, ARequestAloneCostsWhatItsStepsDo) {

@@ -11,6 +11,8 @@
 
 namespace tuppence {
 
+constexpr int32_t kFirstByte = 3;  // the byte pieces follow <unk>, <s> and </s>
+
 // Ids of the tiny tokenizer's special tokens: <unk>, <s> and </s> as published, the others after
 // the pieces, in the published order.
 struct TinyTokenizerIds {
