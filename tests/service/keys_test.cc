@@ -12,6 +12,7 @@
 #include "service/http_routes.h"
 #include "tests/service/http_client.h"
 #include "tests/service/service_harness.h"
+#include "tests/support/fake_clock.h"
 
 namespace tuppence {
 namespace {
