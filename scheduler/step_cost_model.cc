@@ -47,6 +47,12 @@ constexpr Quadrature MakeQuadrature() {
 
 constexpr Quadrature kQuadrature = MakeQuadrature();
 
+// Of the table in FindKinds: by Fibonacci hashing of the value's bits.
+constexpr int kSlotBits = 6;
+size_t SlotOf(double d) {
+  return (std::bit_cast<uint64_t>(d) * 0x9E3779B97F4A7C15) >> (64 - kSlotBits);
+}
+
 }  // namespace
 
 StepWork WorkOf(int64_t first, int64_t end, Phase phase) {
@@ -87,6 +93,8 @@ StepWork WorkOf(const Batch& batch) {
 StepCostModel::StepCostModel(const StepCostCoefficients& coefficients, int32_t players_max)
     : coefficients_(coefficients) {
   differences_.reserve(players_max);
+  kinds_.reserve(players_max);
+  kind_of_.reserve(players_max);
   psi_.reserve(players_max);
   largest_.reserve(players_max);
 }
@@ -122,35 +130,52 @@ void StepCostModel::FindLargest() {
   }
 }
 
+// A kind may be there twice, where another one took its slot in between.
+void StepCostModel::FindKinds() {
+  std::array<int32_t, size_t{1} << kSlotBits> slots;
+  slots.fill(-1);
+  kinds_.clear();
+  kind_of_.clear();
+  for (const double d : differences_) {
+    int32_t& kind = slots[SlotOf(d)];
+    if (kind < 0 || kinds_[kind] != d) {
+      kind = static_cast<int32_t>(kinds_.size());
+      kinds_.push_back(d);
+    }
+    kind_of_.push_back(kind);
+  }
+}
+
 void StepCostModel::AddPsi(double total_d, std::span<StepShare> shares) {
   FindLargest();
-  psi_.assign(differences_.size(), 0.0);
+  FindKinds();
+  psi_.assign(kinds_.size(), 0.0);
   // For most players the four largest others are the four largest of all.
   std::array<double, kEnumerated> enumerated;
   const size_t count = std::min(kEnumerated, largest_.size());
   for (size_t k = 0; k < count; ++k) enumerated[k] = differences_[largest_[k]];
   if (largest_.size() > kEnumerated) {
-    IntegratePsi({enumerated.data(), count}, total_d, differences_[largest_.back()], differences_,
-                 psi_);
+    IntegratePsi({enumerated.data(), count}, total_d, differences_[largest_.back()], kinds_, psi_);
   }
   // For those four the fifth takes their place.
   for (size_t own = 0; own < count; ++own) {
     const int32_t player = largest_[own];
+    // The fifth's equal has the same four others.
     if (largest_.size() > kEnumerated && differences_[player] == differences_[largest_.back()]) {
-      psi_[player] = psi_[largest_.back()];  // the fifth's equal: the same four others
       continue;
     }
     size_t others = 0;
     for (size_t k = 0; k < largest_.size(); ++k) {
       if (k != own) enumerated[others++] = differences_[largest_[k]];
     }
-    psi_[player] = 0;
+    double& psi = psi_[kind_of_[player]];
+    psi = 0;
     IntegratePsi({enumerated.data(), others}, total_d, differences_[player],
-                 {&differences_[player], 1}, {&psi_[player], 1});
+                 {&differences_[player], 1}, {&psi, 1});
   }
   for (size_t i = 0; i < shares.size(); ++i) {
     // Each marginal value lies between 0 and d: rounding must not leave that range.
-    shares[i].own_ns += std::clamp(psi_[i], 0.0, differences_[i]);
+    shares[i].own_ns += std::clamp(psi_[kind_of_[i]], 0.0, differences_[i]);
   }
 }
 

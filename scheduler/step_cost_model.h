@@ -102,6 +102,7 @@ class StepCostModel {
            coefficients_.kv_read_ns * static_cast<double>(work.kv_read_tokens);
   }
   void FindLargest();
+  void FindKinds();
   void AddPsi(double total_d, std::span<StepShare> shares);
   void IntegratePsi(std::span<const double> enumerated, double total_d, double spread,
                     std::span<const double> differences, std::span<double> psi) const;
@@ -109,7 +110,11 @@ class StepCostModel {
   StepCostCoefficients coefficients_;
   // Of the step at hand.
   std::vector<double> differences_;  // d, by player
-  std::vector<double> psi_;
+  // psi depends on nothing but a player's d, and most players of a step decode one token each: it
+  // is integrated once for each d that occurs.
+  std::vector<double> kinds_;     // d
+  std::vector<int32_t> kind_of_;  // by player
+  std::vector<double> psi_;       // by kind
   std::vector<int32_t> largest_;  // players by falling d, the first few
 };
 

@@ -11,7 +11,7 @@
 #include <thread>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "service/listening.h"
 
 namespace tuppence {
 namespace {
@@ -162,26 +162,7 @@ class AdminServer::Impl {
       : routes_(std::move(routes)), posts_(std::move(posts)), acceptor_(io_) {}
 
   absl::Status Listen(const std::string& host, int port) {
-    beast::error_code error;
-    const asio::ip::address address = asio::ip::make_address(host, error);
-    if (error) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--admin-host is \"", host, "\", which is no IP address; give one, as 127.0.0.1"));
-    }
-    const tcp::endpoint endpoint(address, static_cast<uint16_t>(port));
-    acceptor_.open(endpoint.protocol(), error);
-    if (!error) acceptor_.set_option(asio::socket_base::reuse_address(true), error);
-    if (!error) acceptor_.bind(endpoint, error);
-    if (!error) acceptor_.listen(kConnectionsMax, error);
-    if (!error) return absl::OkStatus();
-    const bool in_use = error == asio::error::address_in_use;
-    return absl::Status(
-        in_use ? absl::StatusCode::kAlreadyExists : absl::StatusCode::kUnavailable,
-        absl::StrCat("cannot listen for admin HTTP on ", host, ":", port, ": ",
-                     in_use ? absl::StrCat("port ", port,
-                                           " is in use by another process; stop that one or choose "
-                                           "another --admin-port")
-                            : error.message()));
+    return tuppence::Listen(kAdminDoor, host, port, &acceptor_);
   }
 
   void Run() {

@@ -117,7 +117,7 @@ absl::StatusOr<std::unique_ptr<FileStore>> FileStore::Open(const std::string& fo
   if (lock < 0) return failure("cannot be written");
   std::unique_ptr<FileStore> store(new FileStore(folder, bytes_max, lock));
   if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
-    return absl::FailedPreconditionError(
+    return absl::AlreadyExistsError(
         absl::StrCat("--files-dir ", folder,
                      ": another process has it; stop that one, or give a folder of its own"));
   }
@@ -143,6 +143,7 @@ absl::Status FileStore::OpenDatabase() {
       sqlite3_open_v2(path.c_str(), &database_,
                       SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, nullptr);
   absl::Status status = code == SQLITE_OK ? absl::OkStatus() : Failure();
+  sqlite3_busy_timeout(database_, kSqliteBusyMs);
   for (const char* sql : {"PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL"}) {
     if (status.ok()) status = Execute(sql);
   }

@@ -62,8 +62,9 @@ struct Page {
 
 class FileStore {
  public:
-  // Makes the folder where it is not there. FAILED_PRECONDITION: another process has it, or a newer
-  // version made it. UNAVAILABLE: it cannot be written. bytes_max: of all contents together.
+  // Makes the folder where it is not there. ALREADY_EXISTS: another process has it.
+  // FAILED_PRECONDITION: a newer version made it. UNAVAILABLE: it cannot be written. bytes_max: of
+  // all contents together.
   static absl::StatusOr<std::unique_ptr<FileStore>> Open(const std::string& folder,
                                                          int64_t bytes_max);
   ~FileStore();

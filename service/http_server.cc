@@ -1,9 +1,11 @@
 #include "service/http_server.h"
 
+#include <netinet/tcp.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
@@ -22,6 +24,7 @@
 #include "absl/time/time.h"
 #include "scheduler/clock.h"
 #include "service/http_routes.h"
+#include "service/listening.h"
 #include "service/service_counters.h"
 
 namespace tuppence {
@@ -32,6 +35,27 @@ using boost::system::error_code;
 using tcp = asio::ip::tcp;
 
 constexpr std::chrono::milliseconds kSweep{100};
+constexpr int64_t kSecond = 1'000'000'000;
+
+template <int kName>
+using TcpOption = asio::detail::socket_option::integer<IPPROTO_TCP, kName>;
+
+// A peer may go without a word, as a machine that loses its network does: the kernel probes a
+// silent connection, and closes one whose peer acknowledges nothing. Its user timeout also counts
+// while a reader that is there takes nothing, which is for stall_ns to judge.
+void ExpectSignsOfLife(const HttpServerOptions& options, tcp::socket* socket) {
+  const auto seconds = [](int64_t ns) {
+    return static_cast<int>(std::max<int64_t>(1, ns / kSecond));
+  };
+  const int64_t silence_ns =
+      std::max(options.keepalive_ns + options.keepalive_timeout_ns, options.limits.stall_ns);
+  error_code ignored;
+  socket->set_option(asio::socket_base::keep_alive(true), ignored);
+  socket->set_option(TcpOption<TCP_KEEPIDLE>(seconds(options.keepalive_ns)), ignored);
+  socket->set_option(TcpOption<TCP_KEEPINTVL>(seconds(options.keepalive_timeout_ns)), ignored);
+  socket->set_option(TcpOption<TCP_USER_TIMEOUT>(static_cast<int>(silence_ns / 1'000'000)),
+                     ignored);
+}
 
 // How many connections are open, for the one who waits for none.
 class OpenConnections {
@@ -188,30 +212,12 @@ class HttpServer::Impl {
       if (!context.ok()) return context.status();
       tls_ = *std::move(context);
     }
-    error_code error;
-    const asio::ip::address address = asio::ip::make_address(options_.host, error);
-    if (error) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--http-host is \"", options_.host,
-                       "\", which is no IP address; give one, as 127.0.0.1 or 0.0.0.0"));
-    }
-    const tcp::endpoint endpoint(address, static_cast<uint16_t>(options_.port));
-    acceptor_->open(endpoint.protocol(), error);
-    if (!error) acceptor_->set_option(asio::socket_base::reuse_address(true), error);
-    if (!error) acceptor_->bind(endpoint, error);
-    if (!error) acceptor_->listen(asio::socket_base::max_listen_connections, error);
-    if (!error) {
-      port_ = acceptor_->local_endpoint().port();
-      RaiseFileLimit();
-      return absl::OkStatus();
-    }
-    return absl::UnavailableError(absl::StrCat(
-        "cannot listen for HTTP on ", options_.host, ":", options_.port, ": ",
-        error == asio::error::address_in_use
-            ? absl::StrCat("port ", options_.port,
-                           " is in use by another process; stop that one or choose another "
-                           "--http-port")
-            : absl::StrCat(error.message(), "; give --http-host an address of this machine")));
+    const absl::Status listens =
+        tuppence::Listen(kHttpDoor, options_.host, options_.port, &*acceptor_);
+    if (!listens.ok()) return listens;
+    port_ = acceptor_->local_endpoint().port();
+    RaiseFileLimit();
+    return absl::OkStatus();
   }
 
   void Run() {
@@ -270,6 +276,7 @@ class HttpServer::Impl {
         return;
       }
       if (open_.TryEnter()) {
+        ExpectSignsOfLife(options_, &socket);
         // Shared, for a handler of this Boost must be copyable.
         auto taken = std::make_shared<tcp::socket>(std::move(socket));
         asio::post(worker->io(),

@@ -21,7 +21,9 @@ struct HttpServerOptions {
   int port = 8000;  // 0: any free one; below 0: none, what Take brings is served
   TlsFiles tls;     // certificate "": plain text
   int threads = 2;
-  int64_t connections_max = 16384;  // more are closed at once
+  int64_t connections_max = 16384;                // more are closed at once
+  int64_t keepalive_ns = 20'000'000'000;          // probe a silent connection after this ...
+  int64_t keepalive_timeout_ns = 10'000'000'000;  // ... and close it without an answer in this
   HttpLimits limits;
 };
 

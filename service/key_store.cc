@@ -9,8 +9,6 @@
 namespace tuppence {
 namespace {
 
-constexpr int kBusyMs = 5000;  // a checkpoint is over by then
-
 constexpr char kInsert[] = R"sql(
 INSERT INTO answer_keys (tenant, name, request_sha256, seed, request_id, run_id, received_utc_ns,
   outcome) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING)sql";
@@ -59,7 +57,7 @@ absl::StatusOr<std::optional<FirstRequest>> KeyReader::Find(const std::string& t
       database_ = nullptr;
       return status;
     }
-    sqlite3_busy_timeout(database_, kBusyMs);
+    sqlite3_busy_timeout(database_, kSqliteBusyMs);
   }
   SqliteRows rows(database_, kFind);
   rows.Bind(1, tenant);

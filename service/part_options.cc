@@ -65,6 +65,8 @@ HttpServerOptions HttpServerOptionsOf(const ServeOptions& options) {
   http.host = options.http_host;
   http.port = options.http_port;
   http.tls = {options.tls_cert, options.tls_key, options.tls_client_ca};
+  http.keepalive_ns = NsOf(options.keepalive_seconds);
+  http.keepalive_timeout_ns = NsOf(options.keepalive_timeout_seconds);
   http.limits.header_bytes_max = static_cast<int64_t>(options.metadata_bytes_max);
   http.limits.body_bytes_max = static_cast<int64_t>(options.http_body_bytes_max);
   http.limits.stall_ns = NsOf(options.stall_seconds);

@@ -4,13 +4,10 @@
 #include <grpc/support/log.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <atomic>
-#include <cerrno>
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -40,10 +37,10 @@
 #include "service/service_counters.h"
 #include "service/service_parts.h"
 #include "service/signals.h"
+#include "service/start_checks.h"
 #include "service/tenant_rates.h"
 #include "service/tenants.h"
 #include "service/trace_writer.h"
-#include "service/usage_reader.h"
 #include "service/usage_store.h"
 #include "service/version.h"
 
@@ -258,13 +255,6 @@ int Fail(const absl::Status& status) {
   return kCouldNotStart;
 }
 
-absl::Status CheckFiles(const ServeOptions& options) {
-  if (options.tls_cert.empty() && options.tls_key.empty() && options.tls_client_ca.empty()) {
-    return absl::OkStatus();
-  }
-  return ReadTls({options.tls_cert, options.tls_key, options.tls_client_ca}).status();
-}
-
 void TellAddresses(const ServeOptions& options, const std::string& price, const Doors& doors,
                    const AdminServer& admin) {
   const char* tls = !doors.grpc->uses_tls()         ? ", plain text"
@@ -305,29 +295,6 @@ void PrintSettings(const CLI::App& flags) {
   std::fflush(stdout);
 }
 
-// A port in use is told and no failure: a service with these settings may be running.
-absl::Status CheckDoors(const ServeOptions& options) {
-  for (const absl::Status& door :
-       {Server::TryListening(options.host, options.port),
-        AdminServer::Start(options.admin_host, options.admin_port, {}).status()}) {
-    if (!door.ok() && !absl::IsAlreadyExists(door)) return door;
-    if (!door.ok()) spdlog::warn("{}", std::string(door.message()));
-  }
-  return absl::OkStatus();
-}
-
-// Reads a store that is there, and makes none where there is none.
-absl::Status CheckStore(const std::string& path) {
-  std::error_code error;
-  if (path.empty()) return absl::OkStatus();
-  if (std::filesystem::exists(path, error)) return UsageReader::Open(path).status();
-  const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
-  if (access(folder.c_str(), W_OK | X_OK) == 0) return absl::OkStatus();
-  return absl::ErrnoToStatus(
-      errno, absl::StrCat("--usage-store ", path, " is not there and cannot be made in ",
-                          folder.string(), "; make the folder or give another path"));
-}
-
 // The tenants of --tenants, their budgets in *budgets, which need a store and a price.
 absl::StatusOr<std::unique_ptr<Tenants>> OpenTenants(const ServeOptions& options, bool has_price,
                                                      AdmissionControl* admission,
@@ -343,9 +310,9 @@ absl::StatusOr<std::unique_ptr<Tenants>> OpenTenants(const ServeOptions& options
 
 int Check(const ServeOptions& options, const CLI::App& flags) {
   PrintSettings(flags);
-  if (absl::Status status = CheckFiles(options); !status.ok()) return Fail(status);
-  if (absl::Status status = CheckDoors(options); !status.ok()) return Fail(status);
-  if (absl::Status status = CheckStore(options.usage_store); !status.ok()) return Fail(status);
+  if (absl::Status status = CheckTlsFiles(options); !status.ok()) return Fail(status);
+  if (absl::Status status = TryDoors(options); !status.ok()) return Fail(status);
+  if (absl::Status status = TryStores(options); !status.ok()) return Fail(status);
   const auto prices = ReadPrices(options, SteadyClock().UtcNs());
   if (!prices.ok()) return Fail(prices.status());
   AdmissionControl admission(AdmissionOf(options));
@@ -367,7 +334,7 @@ int Serve(const ServeOptions& options) {
   const int64_t started_ns = clock.NowNs();
   Signals signals;
   AdminState state;
-  if (absl::Status status = CheckFiles(options); !status.ok()) return Fail(status);
+  if (absl::Status status = CheckTlsFiles(options); !status.ok()) return Fail(status);
   auto prices = ReadPrices(options, clock.UtcNs());
   if (!prices.ok()) return Fail(prices.status());
   RateSource& rates = prices->rates;

@@ -1,17 +1,11 @@
 #include "service/server.h"
 
-#include <arpa/inet.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
-#include <netdb.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <limits>
 #include <thread>
 #include <utility>
@@ -24,6 +18,7 @@
 #include "service/bookkeeper.h"
 #include "service/call_registry.h"
 #include "service/generate_call.h"
+#include "service/listening.h"
 #include "service/service_counters.h"
 #include "service/token_calls.h"
 #include "service/usage_call.h"
@@ -76,31 +71,6 @@ class InferenceService final : public RawService {
 
 int Milliseconds(int64_t ns) {
   return static_cast<int>(std::min<int64_t>(ns / 1'000'000, std::numeric_limits<int>::max()));
-}
-
-// "127.0.0.1:8033", "[::1]:8033".
-std::string Address(const std::string& host, int port) {
-  const bool is_v6 = host.find(':') != std::string::npos && host.front() != '[';
-  return is_v6 ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
-}
-
-std::string CannotListen(const std::string& host, int port) {
-  return absl::StrCat("cannot listen for gRPC on ", Address(host, port), ": ");
-}
-
-// What bind or listen said, with the way out.
-absl::Status WhyNotBound(int error, int port) {
-  if (error == EADDRINUSE) {
-    return absl::AlreadyExistsError(absl::StrCat(
-        "port ", port, " is in use by another process; stop that one or choose another --port"));
-  }
-  std::string why = std::strerror(error);
-  if (error == EACCES) {
-    absl::StrAppend(&why, "; ports below 1024 need privileges, choose another --port");
-  } else if (error == EADDRNOTAVAIL) {
-    absl::StrAppend(&why, "; give --host an address of this machine");
-  }
-  return absl::UnavailableError(why);
 }
 
 void SetLimits(const ServerOptions& options, grpc::ServerBuilder* builder) {
@@ -160,16 +130,17 @@ class Server::Impl {
     if (options_.listen) {
       auto credentials = Credentials(options_.tls);
       if (!credentials.ok()) return credentials.status();
-      builder.AddListeningPort(Address(options_.host, options_.port), *credentials, &port_);
+      builder.AddListeningPort(AddressText(options_.host, options_.port), *credentials, &port_);
     }
     builder.RegisterService(&service_);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || (options_.listen && port_ == 0)) {
       // gRPC says only that it could not; trying again gives the reason.
-      if (absl::Status why = Server::TryListening(options_.host, options_.port); !why.ok())
-        return why;
-      return absl::UnavailableError(
-          absl::StrCat(CannotListen(options_.host, options_.port), "the address was not bound"));
+      const absl::Status why = TryListening(kGrpcDoor, options_.host, options_.port);
+      if (!why.ok()) return why;
+      return absl::UnavailableError(absl::StrCat("cannot listen for gRPC on ",
+                                                 AddressText(options_.host, options_.port),
+                                                 ": the address was not bound"));
     }
     UpdateHealth();
     watch_ = std::thread([this] { Watch(); });
@@ -262,28 +233,6 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   auto impl = std::make_unique<Impl>(options, parts);
   if (absl::Status status = impl->Start(); !status.ok()) return status;
   return std::unique_ptr<Server>(new Server(std::move(impl)));
-}
-
-absl::Status Server::TryListening(const std::string& host, int port) {
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
-  addrinfo* found = nullptr;
-  const int failed = getaddrinfo(host.c_str(), absl::StrCat(port).c_str(), &hints, &found);
-  if (failed != 0) {
-    return absl::UnavailableError(absl::StrCat(CannotListen(host, port), gai_strerror(failed),
-                                               "; give --host an address of this machine"));
-  }
-  const int fd = socket(found->ai_family, SOCK_STREAM, 0);
-  const int on = 1;
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  const bool bound = bind(fd, found->ai_addr, found->ai_addrlen) == 0 && listen(fd, 1) == 0;
-  const absl::Status why = bound ? absl::OkStatus() : WhyNotBound(errno, port);
-  close(fd);
-  freeaddrinfo(found);
-  return why.ok() ? why
-                  : absl::Status(why.code(), absl::StrCat(CannotListen(host, port),
-                                                          std::string(why.message())));
 }
 
 int Server::port() const { return impl_->port(); }

@@ -44,10 +44,6 @@ class Server {
                                                        const ServiceParts& parts);
   ~Server();  // Stop(now)
 
-  // Whether Start could listen there, tried and let go again. ALREADY_EXISTS where another process
-  // does; UNAVAILABLE for an address or port that cannot be had.
-  static absl::Status TryListening(const std::string& host, int port);
-
   int port() const;  // the one that was bound
   bool uses_tls() const;
   Readiness readiness() const;

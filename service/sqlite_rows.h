@@ -1,4 +1,4 @@
-// SqliteRows: the rows of one SELECT, column by column. Used by usage_reader.
+// SqliteRows: the rows of one SELECT, column by column. Used wherever SQLite is read.
 #pragma once
 
 #include <sqlite3.h>
@@ -12,6 +12,10 @@
 #include "absl/strings/str_cat.h"
 
 namespace tuppence {
+
+// How long a connection waits for another one's lock (sqlite3_busy_timeout): the running service's
+// checkpoint is over by then, and so is a reader that recovers the log of a service that died.
+constexpr int kSqliteBusyMs = 5000;
 
 class SqliteRows {
  public:

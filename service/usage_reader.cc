@@ -15,8 +15,6 @@
 namespace tuppence {
 namespace {
 
-constexpr int kBusyMs = 5000;  // a checkpoint of the running service is over by then
-
 absl::Status Named(const absl::Status& status, const std::string& path) {
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
@@ -143,7 +141,7 @@ absl::StatusOr<std::unique_ptr<UsageReader>> UsageReader::Open(const std::string
   if (code != SQLITE_OK) {
     return absl::NotFoundError(absl::StrCat(path, ": ", sqlite3_errmsg(database)));
   }
-  sqlite3_busy_timeout(database, kBusyMs);
+  sqlite3_busy_timeout(database, kSqliteBusyMs);
   if (absl::Status status = reader->CheckIsStore(); !status.ok()) return Named(status, path);
   return reader;
 }

@@ -15,6 +15,7 @@
 #include "absl/strings/str_format.h"
 #include "model/check.h"
 #include "service/outcome.h"
+#include "service/sqlite_rows.h"
 #include "service/sqlite_statement.h"
 #include "service/sqlite_transaction.h"
 #include "service/store_lock.h"
@@ -24,7 +25,6 @@
 namespace tuppence {
 namespace {
 
-constexpr int kBusyMs = 5000;        // a reader that recovers the log is done by then
 constexpr int kRemovedAtOnce = 500;  // rows: some milliseconds that a closing message may wait
 constexpr int64_t kRemoveAgainNs = 250'000'000;
 constexpr int64_t kRemoveEveryNs = 60'000'000'000;
@@ -155,7 +155,7 @@ absl::Status UsageStore::OpenFile() {
       SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE,
       options_.vfs.empty() ? nullptr : options_.vfs.c_str());
   if (code != SQLITE_OK) return Failure();
-  sqlite3_busy_timeout(database_, kBusyMs);
+  sqlite3_busy_timeout(database_, kSqliteBusyMs);
   return absl::OkStatus();
 }
 

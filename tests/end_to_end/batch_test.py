@@ -10,12 +10,11 @@ import json
 import os
 import pathlib
 import re
-import sqlite3
 import subprocess
 import sys
 import time
 
-from observed_service import Service, kills_asked_for, root, start_process, temporary_folder
+from observed_service import Service, kills_asked_for, root, rows_of, start_process, temporary_folder
 
 LINES = 160
 
@@ -86,8 +85,8 @@ def check_answers(by_id, refused):
 
 
 def check_books(store, by_id):
-    rows = {row[0]: row[1:] for row in sqlite3.connect(f"file:{store}?mode=ro", uri=True).execute(
-        "SELECT request_id, caller_id, cost_nanousd, code FROM requests")}
+    rows = {row[0]: row[1:] for row in rows_of(
+        store, "SELECT request_id, caller_id, cost_nanousd, code FROM requests")}
     for line in by_id.values():
         if line["response"]["status_code"] != 200:
             continue

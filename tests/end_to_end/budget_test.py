@@ -6,7 +6,6 @@ that a kill cut off counts at what its time may have cost; whoever has no budget
 """
 import contextlib
 import json
-import sqlite3
 import subprocess
 import sys
 import time
@@ -14,14 +13,10 @@ import time
 import grpc
 
 from kill_test import Acknowledged, live_and_die
-from observed_service import Service, Stub, kills_asked_for, make_api, root, temporary_folder, wait_for
+from observed_service import (Service, Stub, kills_asked_for, make_api, root, rows_of, temporary_folder,
+                              wait_for)
 
 DAY_NS = 86_400 * 10**9
-
-
-def rows_of(store, sql):
-    with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as database:
-        return database.execute(sql).fetchall()
 
 
 def use_up(api, service, tenant):

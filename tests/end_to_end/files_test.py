@@ -10,12 +10,11 @@ import http.client
 import json
 import pathlib
 import resource
-import sqlite3
 import subprocess
 import sys
 import time
 
-from observed_service import Service, free_port, kills_asked_for, root, temporary_folder, wait_for
+from observed_service import Service, free_port, kills_asked_for, root, rows_of, temporary_folder, wait_for
 
 LINES = 400
 BOUNDARY = "a-boundary-of-this-test"
@@ -109,8 +108,7 @@ def restart(service, while_dead=lambda: None):
 
 def tear(folder, batch_id, bytes_torn):
     """Takes the end off a batch's results, as a machine that dies does; the whole lines that this touched."""
-    record, = sqlite3.connect(folder / "files.db").execute(
-        "SELECT record FROM batches WHERE id = ?", (batch_id,)).fetchone()
+    (record,), = rows_of(folder / "files.db", "SELECT record FROM batches WHERE id = ?", batch_id)
     path = folder / json.loads(record)["output_file_id"]
     content = path.read_bytes()
     whole = content[:content.rfind(b"\n") + 1]
@@ -152,9 +150,9 @@ def answered_batch(service, door, folder, draw, kills):
 
 def check_books(store, batch_id, answers):
     """Each line's request is in the books once as an answer of its own, at the line's cost."""
-    rows = sqlite3.connect(f"file:{store}?mode=ro", uri=True).execute(
-        "SELECT request_id, caller_id, cost_nanousd, replay_of, written_off FROM requests WHERE code = 0 "
-        "AND caller_id LIKE ?", (batch_id.replace("batch_", "batch-") + "-%",)).fetchall()
+    rows = rows_of(
+        store, "SELECT request_id, caller_id, cost_nanousd, replay_of, written_off FROM requests "
+        "WHERE code = 0 AND caller_id LIKE ?", batch_id.replace("batch_", "batch-") + "-%")
     own = {row[0]: row for row in rows if row[3] is None}
     assert len({row[1] for row in own.values()}) == len(own), "a line was billed twice"
     for line in answers.values():

@@ -7,7 +7,6 @@ every sum still agrees: checked by the program and by a replay of its own.
 import contextlib
 import json
 import random
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,7 +14,7 @@ import time
 
 import grpc
 
-from observed_service import Service, Stub, kills_asked_for, make_api, root, temporary_folder
+from observed_service import Service, Stub, kills_asked_for, make_api, root, rows_of, temporary_folder
 
 CALLERS = 6
 LIFE_SECONDS_MAX = 0.6
@@ -68,8 +67,7 @@ def live_and_die(service, seconds):
 
 
 def check_books(binary, store, answers, kills):
-    rows = sqlite3.connect(f"file:{store}?mode=ro", uri=True).execute(
-        "SELECT request_id, machine_ns, cost_nanousd FROM requests").fetchall()
+    rows = rows_of(store, "SELECT request_id, machine_ns, cost_nanousd FROM requests")
     booked = {row[0]: row[1:] for row in rows}
     assert len(booked) == len(rows), "a request is in the books twice"
     lost = [one for one in answers if one not in booked]

@@ -13,7 +13,6 @@ import pathlib
 import re
 import resource
 import shutil
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -21,7 +20,7 @@ import time
 
 import grpc
 
-from observed_service import (Load, Prometheus, Service, Stub, make_api, root, temporary_folder,
+from observed_service import (Load, Prometheus, Service, Stub, make_api, root, rows_of, temporary_folder,
                               trailers_on_the_wire, wait_for)
 
 LOAD_SECONDS = 60
@@ -48,9 +47,8 @@ class Stores:
         usd = {"prompt": 0.0, "completion": 0.0}
         tokens = {"prompt": 0, "completion": 0}
         for path in paths:
-            store = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-            rows = store.execute("SELECT prompt_tokens, completion_tokens, machine_ns, prefill_ns, "
-                                 "cost_nanousd FROM requests WHERE machine_ns > 0")
+            rows = rows_of(path, "SELECT prompt_tokens, completion_tokens, machine_ns, prefill_ns, "
+                           "cost_nanousd FROM requests WHERE machine_ns > 0")
             for prompt, completion, machine_ns, prefill_ns, nanousd in rows:
                 usd["prompt"] += 1e-9 * nanousd * prefill_ns / machine_ns
                 usd["completion"] += 1e-9 * nanousd * (1 - prefill_ns / machine_ns)

@@ -10,6 +10,7 @@ import random
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,12 @@ def wait_for(what, done, seconds, every=0.1):
             return answer
         assert time.monotonic() < end, f"{what}: not within {seconds} s"
         time.sleep(every)
+
+
+def rows_of(store, sql, *values):
+    """The connection is closed here: left to the collector, that comes, and locks, at any later time."""
+    with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as database:
+        return database.execute(sql, values).fetchall()
 
 
 def start_process(command, **streams):

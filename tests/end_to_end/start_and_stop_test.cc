@@ -97,13 +97,16 @@ TEST(StartTest, RefusesTooSmallKvMemoryWithTheNumbers) {
 TEST(StartTest, CheckPrintsSettingsAndThePlanAndLeavesNothingBehind) {
   const TemporaryFolder folder;
   const std::string store = folder.path() + "/usage.db";
-  const Finished checked = RunServe(kDemoModel, {"--check", "--usage-store", store});
+  const std::string files = folder.path() + "/files";
+  const Finished checked = RunServe(
+      kDemoModel, {"--check", "--usage-store", store, "--http-port", "0", "--files-dir", files});
   EXPECT_EQ(checked.exit_code, 0) << checked.errors;
   EXPECT_THAT(checked.output, AllOf(HasSubstr("kv-memory = "), HasSubstr("port = 0\n"),
                                     HasSubstr("usage-store = " + store)));
   EXPECT_THAT(checked.errors, AllOf(HasSubstr("keys and values"), HasSubstr("together"),
                                     HasSubstr("everything was checked")));
   EXPECT_FALSE(std::filesystem::exists(store));
+  EXPECT_FALSE(std::filesystem::exists(files));
 }
 
 TEST(StartTest, CheckFindsWhatWouldKeepServeFromStarting) {
@@ -112,7 +115,12 @@ TEST(StartTest, CheckFindsWhatWouldKeepServeFromStarting) {
       {{"--usage-store", folder.path() + "/missing/usage.db"}, "make the folder"},
       {{"--usage-store", std::string(kDemoModel) + "/config.json"}, "not a usage store"},
       {{"--host", "203.0.113.1"}, "give --host an address of this machine"},
-      {{"--admin-host", "here"}, "--admin-host is \"here\""},
+      {{"--admin-host", "here"}, "give --admin-host an address of this machine"},
+      {{"--http-port", "0", "--http-host", "203.0.113.1"}, "give --http-host an address"},
+      {{"--files-dir", folder.path()}, "open it with --http-port"},
+      {{"--http-port", "0", "--files-dir", folder.path() + "/missing/files"}, "make the folder"},
+      {{"--http-port", "0", "--files-dir", std::string(kDemoModel) + "/config.json"},
+       "cannot be written"},
       {{"--tls-cert", "missing.pem", "--tls-key", "missing.pem"}, "missing.pem"},
       {{"--rate-cards", "missing.json"}, "missing.json"},
       {{"--tenants", "missing.json"}, "missing.json"},

@@ -1,5 +1,7 @@
 // /v1/files and /v1/batches: what is uploaded, answered and downloaded, and section F of our list
 // of bad inputs. Kills and restarts of the whole service are in tests/end_to_end/files_test.py.
+#include <sqlite3.h>
+
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -10,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
+#include "service/file_store.h"
 #include "tests/service/http_client.h"
 #include "tests/service/service_harness.h"
 #include "tests/service/usage_files.h"
@@ -453,6 +456,24 @@ TEST_F(FilesTest, ListsComeInPages) {
   EXPECT_EQ(rest["data"][0]["id"], ids[2]);
   EXPECT_EQ(rest["has_more"], false);
   EXPECT_EQ(Call("GET", "/v1/files?order=asc&purpose=batch&limit=1").json()["data"].size(), 1u);
+}
+
+TEST_F(FilesTest, WhoLooksIntoTheListOfFilesDelaysAStartAndDoesNotEndIt) {
+  const std::string list = folder_ + "/files.db";
+  Serve();
+  service_ = nullptr;
+  sqlite3* reader = nullptr;
+  ASSERT_EQ(sqlite3_open(list.c_str(), &reader), SQLITE_OK);
+  const auto execute = [reader](const char* sql) {
+    return sqlite3_exec(reader, sql, nullptr, nullptr, nullptr);
+  };
+  ASSERT_EQ(execute("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE"), SQLITE_OK);
+  std::thread looks([reader] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    sqlite3_close(reader);
+  });
+  EXPECT_TRUE(FileStore::Open(folder_, 1).ok());
+  looks.join();
 }
 
 }  // namespace

@@ -168,6 +168,30 @@ TEST_F(HttpDoorsTest, ExpectationIsMetAndHttp10IsAnsweredAndClosed) {
   EXPECT_THAT(old.ReadAll(), HasSubstr("\"status\":\"ok\""));
 }
 
+TEST(HttpSilenceTest, A11APeerThatIsGoneWithoutAWordIsClosedAndItsPlaceFreed) {
+  HarnessOptions options;
+  options.http.keepalive_ns = options.http.keepalive_timeout_ns = 1'000'000'000;
+  options.http.limits.stall_ns = 1'000'000'000;
+  ServiceHarness service(options);
+  for (const bool stream : {true, false}) {  // with something to send, and with nothing
+    service.executor.step_us = 20'000;       // the answer would take half a minute
+    const int64_t tokens_before = service.engine.Snapshot().completion_tokens;
+    HttpClient client(service.http->port());
+    Json body = Json::parse(kGood);
+    body["max_tokens"] = 1500;
+    body["ignore_eos"] = true;
+    body["stream"] = stream;
+    client.Send("POST", kChat, body.dump());
+    for (int i = 0; i < 2000 && service.engine.Snapshot().running == 0; ++i) usleep(1000);
+    client.connection().GoSilent();
+    for (int i = 0; i < 8000 && service.engine.Snapshot().running > 0; ++i) usleep(1000);
+    EXPECT_EQ(service.engine.Snapshot().running, 0) << stream;
+    EXPECT_LT(service.engine.Snapshot().completion_tokens, tokens_before + 1000) << stream;
+    service.executor.step_us = 0;
+    service.ExpectUnharmed();
+  }
+}
+
 TEST_F(HttpDoorsTest, PortInUseIsNamedWithTheWayOut) {
   HttpServerOptions options;
   options.port = service_.http->port();

@@ -1,6 +1,7 @@
 #include "tests/service/raw_connection.h"
 
 #include <arpa/inet.h>
+#include <linux/filter.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -70,6 +71,13 @@ void RawConnection::Write(const std::string& bytes) {
     if (count <= 0) return;  // the other side has had enough
     sent += static_cast<size_t>(count);
   }
+}
+
+// The kernel drops each packet that comes for this socket before TCP sees it.
+void RawConnection::GoSilent() {
+  sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
+  const sock_fprog program = {.len = 1, .filter = &drop};
+  CHECK_EQ(setsockopt(fd_, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)), 0);
 }
 
 bool RawConnection::WaitForBytes() {

@@ -17,6 +17,7 @@ class RawConnection {
   bool WaitForClose();     // reads until the other side closes, at most ten seconds
   std::string ReadSome();  // what is there, once something is; "" when it closed or nothing came
   std::string ReadAll();   // until it closes
+  void GoSilent();         // from now on nothing that arrives is acknowledged, nor answered
   void Reset();            // closes with RST, as a process that dies does
 
  private:

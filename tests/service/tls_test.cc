@@ -2,6 +2,10 @@
 // and reason. Certificates are made here, by the openssl program.
 #include "service/tls.h"
 
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/read.hpp>
+#include <boost/asio/ssl.hpp>
+#include <boost/asio/write.hpp>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -15,6 +19,7 @@
 namespace tuppence {
 namespace {
 
+namespace asio = boost::asio;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
@@ -57,6 +62,7 @@ class TlsTest : public ::testing::Test {
   static HarnessOptions Secured(bool mutual) {
     HarnessOptions options;
     options.server.tls = {Path("server.crt"), Path("server.key"), mutual ? Path("ca.crt") : ""};
+    options.http.tls = options.server.tls;
     return options;
   }
   static int CodeFor(const ServiceHarness& service, const ClientOptions& client) {
@@ -66,6 +72,32 @@ class TlsTest : public ::testing::Test {
     EXPECT_TRUE(channel.ok()) << channel.status();
     OngoingCall call(*channel, ServiceHarness::GoodRequest(), {.deadline_ms = 5000});
     return call.Wait().code;
+  }
+  // The answer to GET /health over HTTPS, or what went wrong.
+  static std::string HealthOver(const ServiceHarness& service, const char* ca,
+                                const char* pair = nullptr) {
+    asio::ssl::context context(asio::ssl::context::tls_client);
+    context.load_verify_file(Path(ca));
+    context.set_verify_mode(asio::ssl::verify_peer);
+    if (pair != nullptr) {
+      context.use_certificate_chain_file(Path(absl::StrCat(pair, ".crt")));
+      context.use_private_key_file(Path(absl::StrCat(pair, ".key")), asio::ssl::context::pem);
+    }
+    asio::io_context io;
+    asio::ssl::stream<asio::ip::tcp::socket> stream(io, context);
+    stream.set_verify_callback(asio::ssl::host_name_verification("127.0.0.1"));
+    const auto port = static_cast<uint16_t>(service.http->port());
+    stream.next_layer().connect({asio::ip::address_v4::loopback(), port});
+    boost::system::error_code error;
+    stream.handshake(asio::ssl::stream_base::client, error);
+    if (error) return error.message();
+    asio::write(stream,
+                asio::buffer(std::string("GET /health HTTP/1.1\r\nHost: localhost\r\n"
+                                         "Connection: close\r\n\r\n")),
+                error);
+    std::string answer;
+    asio::read(stream, asio::dynamic_buffer(answer), error);
+    return error && error != asio::error::eof ? error.message() : answer;
   }
   static ClientOptions Trusting(const char* ca, const char* pair = nullptr) {
     ClientOptions options;
@@ -108,6 +140,24 @@ TEST_F(TlsTest, MutualTlsAsksForACertificateOfTheAuthority) {
   EXPECT_EQ(CodeFor(service, Trusting("ca.crt", "client")), kOk);
   EXPECT_EQ(CodeFor(service, Trusting("ca.crt")), kUnavailable);
   EXPECT_EQ(CodeFor(service, Trusting("ca.crt", "stranger")), kUnavailable);
+}
+
+TEST_F(TlsTest, HttpHasTheSameTlsAsGrpc) {
+  ServiceHarness service(Secured(/*mutual=*/false));
+  EXPECT_TRUE(service.http->uses_tls());
+  EXPECT_THAT(HealthOver(service, "ca.crt"), HasSubstr("HTTP/1.1 200"));
+  EXPECT_THAT(HealthOver(service, "other_ca.crt"), HasSubstr("certificate verify failed"));
+  RawConnection plain(service.http->port());
+  plain.Write("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  EXPECT_TRUE(plain.WaitForClose());
+  EXPECT_THAT(HealthOver(service, "ca.crt"), HasSubstr("HTTP/1.1 200"));
+}
+
+TEST_F(TlsTest, MutualTlsHoldsOverHttpToo) {
+  ServiceHarness service(Secured(/*mutual=*/true));
+  EXPECT_THAT(HealthOver(service, "ca.crt", "client"), HasSubstr("HTTP/1.1 200"));
+  EXPECT_THAT(HealthOver(service, "ca.crt"), HasSubstr("alert"));
+  EXPECT_THAT(HealthOver(service, "ca.crt", "stranger"), HasSubstr("alert"));
 }
 
 TEST_F(TlsTest, UnusableFilesAreRefusedByFlagFileAndReason) {
