@@ -2,50 +2,47 @@
 
 #include <array>
 #include <bit>
+#include <iterator>
 
 #include "model/check.h"
 
 namespace tuppence {
 namespace {
 
-// Gauss-Legendre nodes and weights on [0, 1]: exact for polynomials up to degree 31.
-// Source: Abramowitz & Stegun, table 25.4, n = 16, moved from [-1, 1].
-constexpr int kNodes = 16;
-constexpr double kHalfNodes[kNodes / 2] = {
-    0.0950125098376374402, 0.2816035507792589132, 0.4580167776572273863, 0.6178762444026437484,
-    0.7554044083550030339, 0.8656312023878317439, 0.9445750230732325761, 0.9894009349916499326};
-constexpr double kHalfWeights[kNodes / 2] = {
-    0.1894506104550684963, 0.1826034150449235889, 0.1691565193950025382, 0.1495959888165767321,
-    0.1246289712555338720, 0.0951585116824927848, 0.0622535239386478929, 0.0271524594117540949};
+constexpr size_t kEnumerated = StepCostModel::kEnumerated;
+constexpr size_t kFew = 32;
 
-constexpr size_t kEnumerated = 4;
+// Gauss-Legendre's three nodes and weights on [0, 1]: exact for polynomials up to degree 5, which
+// is what the probability of a subset of four times a line is.
+constexpr double kNodes[] = {0.1127016653792583115, 0.5, 0.8872983346207416885};
+constexpr double kWeights[] = {5.0 / 18, 8.0 / 18, 5.0 / 18};
 
-// At each node q: the node's weight times the probability q^in (1 - q)^out of one subset of `in` of
-// in + out players.
-struct Quadrature {
-  double nodes[kNodes] = {};
-  double weights[kNodes][kEnumerated + 1][kEnumerated + 1] = {};  // [node][in][out]
-};
-
-constexpr Quadrature MakeQuadrature() {
-  Quadrature table;
-  for (int i = 0; i < kNodes; ++i) {
-    const double half = kHalfNodes[i % (kNodes / 2)] / 2;
-    const double q = i < kNodes / 2 ? 0.5 - half : 0.5 + half;
-    table.nodes[i] = q;
-    for (size_t in = 0; in <= kEnumerated; ++in) {
-      for (size_t out = 0; out <= kEnumerated; ++out) {
-        double weight = kHalfWeights[i % (kNodes / 2)] / 2;
-        for (size_t k = 0; k < in; ++k) weight *= q;
-        for (size_t k = 0; k < out; ++k) weight *= 1 - q;
-        table.weights[i][in][out] = weight;
-      }
-    }
-  }
-  return table;
+double Power(double base, int exponent) {
+  double power = 1;
+  for (int k = 0; k < exponent; ++k) power *= base;
+  return power;
 }
 
-constexpr Quadrature kQuadrature = MakeQuadrature();
+// The integral over q in [0, 1] of q^in (1 - q)^out E[max(0, at_zero + X)], where X is the sum of
+// many small players that are each there with probability q: `rest` their sum, `squares` the sum of
+// their squares. As if X were its mean q rest; and, where that crosses zero, what its variance
+// q (1 - q) squares adds: half of the variance over the slope, for any narrow distribution.
+// Requires: in + out is at most four.
+double IntegralAbove(double at_zero, double rest, double squares, int in, int out) {
+  if (at_zero + rest <= 0) return 0;
+  const double begin = at_zero < 0 ? -at_zero / rest : 0;
+  const double width = 1 - begin;
+  double sum = 0;
+  for (size_t k = 0; k < std::size(kNodes); ++k) {
+    const double q = begin + width * kNodes[k];
+    sum += kWeights[k] * Power(q, in) * Power(1 - q, out) * (at_zero + rest * q);
+  }
+  double spread = 0;
+  if (begin > 0) {
+    spread = Power(begin, in + 1) * Power(width, out + 1) * squares / (2 * rest);
+  }
+  return width * sum + spread;
+}
 
 // Of the table in FindKinds: by Fibonacci hashing of the value's bits.
 constexpr int kSlotBits = 6;
@@ -107,13 +104,19 @@ double StepCostModel::Divide(std::span<const StepWork> works, std::span<StepShar
       (coefficients_.launch_ns + coefficients_.weights_ns) / static_cast<double>(works.size());
   differences_.resize(works.size());
   StepWork all;
+  int64_t token_squares = 0;
   for (size_t i = 0; i < works.size(); ++i) {
+    token_squares += works[i].tokens * works[i].tokens;
     differences_[i] = MatmulNs(works[i]);
     shares[i] = {.shared_ns = shared_ns, .own_ns = AttentionNs(works[i])};
     all.Add(works[i]);
   }
   // No d is negative: if all together stay below W, so does every subset, and psi is 0.
-  if (ArithmeticBound(all)) AddPsi(MatmulNs(all), shares);
+  if (ArithmeticBound(all)) {
+    const double squares =
+        coefficients_.token_ns * coefficients_.token_ns * static_cast<double>(token_squares);
+    AddPsi({.sum = MatmulNs(all), .squares = squares}, shares);
+  }
   return StepNs(all);
 }
 
@@ -146,32 +149,38 @@ void StepCostModel::FindKinds() {
   }
 }
 
-void StepCostModel::AddPsi(double total_d, std::span<StepShare> shares) {
+// The largest but `own`, as far as they are worth a subset each: among many players those who are
+// no larger than the fifth are held by the continuum as well. Returns how many.
+size_t StepCostModel::Enumerate(size_t own, std::span<double, kEnumerated> enumerated) const {
+  const double fifth = differences_[largest_.back()];
+  size_t count = 0;
+  for (size_t k = 0; k < largest_.size() && count < kEnumerated; ++k) {
+    const double d = differences_[largest_[k]];
+    if (k == own || (differences_.size() > kFew && d == fifth)) continue;
+    enumerated[count++] = d;
+  }
+  return count;
+}
+
+void StepCostModel::AddPsi(const Moments& total, std::span<StepShare> shares) {
   FindLargest();
   FindKinds();
-  psi_.assign(kinds_.size(), 0.0);
-  // For most players the four largest others are the four largest of all.
   std::array<double, kEnumerated> enumerated;
-  const size_t count = std::min(kEnumerated, largest_.size());
-  for (size_t k = 0; k < count; ++k) enumerated[k] = differences_[largest_[k]];
-  if (largest_.size() > kEnumerated) {
-    IntegratePsi({enumerated.data(), count}, total_d, differences_[largest_.back()], kinds_, psi_);
+  const bool has_rest = largest_.size() > kEnumerated;
+  // For most players the four largest others are the four largest of all.
+  psi_.assign(kinds_.size(), 0.0);
+  if (has_rest) {
+    const size_t count = Enumerate(largest_.size(), enumerated);
+    for (size_t kind = 0; kind < kinds_.size(); ++kind) {
+      psi_[kind] = IntegratePsi(kinds_[kind], {enumerated.data(), count}, total);
+    }
   }
-  // For those four the fifth takes their place.
-  for (size_t own = 0; own < count; ++own) {
-    const int32_t player = largest_[own];
-    // The fifth's equal has the same four others.
-    if (largest_.size() > kEnumerated && differences_[player] == differences_[largest_.back()]) {
-      continue;
-    }
-    size_t others = 0;
-    for (size_t k = 0; k < largest_.size(); ++k) {
-      if (k != own) enumerated[others++] = differences_[largest_[k]];
-    }
-    double& psi = psi_[kind_of_[player]];
-    psi = 0;
-    IntegratePsi({enumerated.data(), others}, total_d, differences_[player],
-                 {&differences_[player], 1}, {&psi, 1});
+  // For those four the fifth takes their place. Its equal has the same four others as it has.
+  for (size_t own = 0; own < std::min(kEnumerated, largest_.size()); ++own) {
+    const double d = differences_[largest_[own]];
+    if (has_rest && d == differences_[largest_.back()]) continue;
+    const size_t count = Enumerate(own, enumerated);
+    psi_[kind_of_[largest_[own]]] = IntegratePsi(d, {enumerated.data(), count}, total);
   }
   for (size_t i = 0; i < shares.size(); ++i) {
     // Each marginal value lies between 0 and d: rounding must not leave that range.
@@ -179,43 +188,37 @@ void StepCostModel::AddPsi(double total_d, std::span<StepShare> shares) {
   }
 }
 
-// psi[i] += the integral over q in [0, 1] of E[v(R with i) - v(R)], where R holds each of the
-// enumerated with probability q and of everybody else, i left out, the part q of their sum (the
-// multilinear extension, Owen 1972, with the many small players as a continuum).
+// The integral over q in [0, 1] of E[v(R with i) - v(R)], where R holds everybody but i with
+// probability q (the multilinear extension, Owen 1972): the enumerated one by one, the others, many
+// and small, by their sum's mean and variance.
+//   d           i's
 //   enumerated  d of up to four players, i not among them
-//   total_d     D of all players
-//   spread      no player i asked for has a larger d; others may stand in `differences`, whose
-//               psi then means nothing
-void StepCostModel::IntegratePsi(std::span<const double> enumerated, double total_d, double spread,
-                                 std::span<const double> differences, std::span<double> psi) const {
-  double rest = total_d;
+//   total       of all players: the sum of d, and of its square
+double StepCostModel::IntegratePsi(double d, std::span<const double> enumerated,
+                                   const Moments& total) const {
+  double rest = total.sum - d;
+  double squares = total.squares - d * d;
   double sums[size_t{1} << kEnumerated] = {};  // D of each subset of the enumerated
   size_t subsets = 1;
-  for (const double d : enumerated) {
-    rest -= d;
-    for (size_t subset = 0; subset < subsets; ++subset) sums[subsets + subset] = sums[subset] + d;
+  for (const double other : enumerated) {
+    rest -= other;
+    squares -= other * other;
+    for (size_t subset = 0; subset < subsets; ++subset) {
+      sums[subsets + subset] = sums[subset] + other;
+    }
     subsets *= 2;
   }
-  double always = 0;  // probability that i's d counts in full
-  for (int node = 0; node < kNodes; ++node) {
-    const double q = kQuadrature.nodes[node];
-    const double others = q * rest - coefficients_.weights_ns;
-    for (size_t subset = 0; subset < subsets; ++subset) {
-      const double base = sums[subset] + others;
-      if (base <= -spread) continue;  // below the roof with or without i
-      const size_t in = std::popcount(subset);
-      const double probability = kQuadrature.weights[node][in][enumerated.size() - in];
-      if (base >= spread) {
-        always += probability;
-        continue;
-      }
-      for (size_t i = 0; i < differences.size(); ++i) {
-        const double without = base - q * differences[i];
-        psi[i] += probability * (std::max(0.0, without + differences[i]) - std::max(0.0, without));
-      }
-    }
+  rest = std::max(0.0, rest);
+  squares = std::max(0.0, squares);
+  double psi = 0;
+  for (size_t subset = 0; subset < subsets; ++subset) {
+    const double without = sums[subset] - coefficients_.weights_ns;
+    const int in = std::popcount(subset);
+    const int out = static_cast<int>(enumerated.size()) - in;
+    psi += IntegralAbove(without + d, rest, squares, in, out) -
+           IntegralAbove(without, rest, squares, in, out);
   }
-  for (size_t i = 0; i < differences.size(); ++i) psi[i] += always * differences[i];
+  return psi;
 }
 
 }  // namespace tuppence

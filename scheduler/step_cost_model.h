@@ -66,6 +66,8 @@ struct StepShare {
 
 class StepCostModel {
  public:
+  static constexpr size_t kEnumerated = 4;  // the largest players, whose subsets are taken singly
+
   // players_max: so many players a step has at most; Divide allocates nothing.
   StepCostModel(const StepCostCoefficients& coefficients, int32_t players_max);
 
@@ -94,6 +96,11 @@ class StepCostModel {
   void set_coefficients(const StepCostCoefficients& coefficients) { coefficients_ = coefficients; }
 
  private:
+  struct Moments {
+    double sum = 0;
+    double squares = 0;
+  };
+
   double MatmulNs(const StepWork& work) const {
     return coefficients_.token_ns * static_cast<double>(work.tokens);
   }
@@ -103,9 +110,9 @@ class StepCostModel {
   }
   void FindLargest();
   void FindKinds();
-  void AddPsi(double total_d, std::span<StepShare> shares);
-  void IntegratePsi(std::span<const double> enumerated, double total_d, double spread,
-                    std::span<const double> differences, std::span<double> psi) const;
+  size_t Enumerate(size_t own, std::span<double, kEnumerated> enumerated) const;
+  void AddPsi(const Moments& total, std::span<StepShare> shares);
+  double IntegratePsi(double d, std::span<const double> enumerated, const Moments& total) const;
 
   StepCostCoefficients coefficients_;
   // Of the step at hand.

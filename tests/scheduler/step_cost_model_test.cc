@@ -117,6 +117,33 @@ TEST(StepCostModelTest, WithUpToFivePlayersTheyAreExact) {
   }
 }
 
+// With one chunk among decodes that are all alike a subset is no more than how many of them it has:
+// each number from none to all is as likely before the chunk.
+TEST(StepCostModelTest, AndNearlySoAmongManyDecodes) {
+  double worst = 0;
+  for (const int decodes : {31, 32, 40, 255}) {
+    for (const int64_t tokens : {2, 5, 64, 512}) {
+      const StepWork decode = {.tokens = 1};
+      double chunk_ns = 0;
+      for (int before = 0; before <= decodes; ++before) {
+        const double without = before > 0 ? StepNs(kMachine, {.tokens = before}) : 0;
+        chunk_ns += (StepNs(kMachine, {.tokens = before + tokens}) - without) / (decodes + 1);
+      }
+      const double all_ns = StepNs(kMachine, {.tokens = decodes + tokens});
+      std::vector<StepWork> works(decodes, decode);
+      works.push_back({.tokens = tokens});
+      const std::vector<double> shares = Shares(kMachine, works);
+      const double decode_ns = (all_ns - chunk_ns) / decodes;
+      const double mean_ns = all_ns / (decodes + 1);
+      const double off_ns =
+          decodes * std::abs(shares[0] - decode_ns) + std::abs(shares.back() - chunk_ns);
+      worst = std::max(worst, off_ns / (decodes + 1) / mean_ns);
+    }
+  }
+  std::printf("one chunk among many decodes: %.4f %% of the mean charge\n", 100 * worst);
+  EXPECT_LE(worst, 0.001);
+}
+
 TEST(StepCostModelTest, DecodesShareTheWeightsAndPayForTheirKeys) {
   const std::vector<StepWork> works = {DecodeAt(100), DecodeAt(3000), DecodeAt(500)};
   std::vector<StepShare> shares(3);
