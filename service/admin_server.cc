@@ -1,5 +1,7 @@
 #include "service/admin_server.h"
 
+#include <sys/resource.h>
+
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
@@ -24,6 +26,9 @@ using tcp = asio::ip::tcp;
 constexpr uint32_t kHeaderBytesMax = 16 << 10;
 constexpr uint64_t kBodyBytesMax = 1 << 10;
 constexpr int kConnectionsMax = 64;
+// A scrape fits between two steps as well as into one. Measured with both cores of a machine at
+// work: it takes 9 ms instead of 0.5, and a step it overlaps 0.1 ms more instead of 0.5.
+constexpr int kNice = 19;
 constexpr std::chrono::seconds kRequestTimeout{5};
 constexpr std::chrono::seconds kIdleTimeout{75};  // longer than a scraper's usual interval
 
@@ -167,7 +172,10 @@ class AdminServer::Impl {
 
   void Run() {
     Accept();
-    thread_ = std::thread([this] { io_.run(); });
+    thread_ = std::thread([this] {
+      setpriority(PRIO_PROCESS, 0, kNice);  // of this thread alone, on Linux
+      io_.run();
+    });
   }
 
   void Stop() {

@@ -216,7 +216,7 @@ std::string Metrics::Format(const ServiceParts& parts) {
     AddBudgets(*parts.budgets, clock_->UtcNs(), options_.tenants_max, &page);
   }
   observed_.AddTo(&page, {.store = has_store, .money = has_money});
-  return std::move(page).Text();
+  return page.Text();
 }
 
 std::string FormatMetrics(const ServiceParts& parts) {
