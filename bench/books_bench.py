@@ -10,62 +10,16 @@
    beside the time of a group commit.
 """
 import argparse
-import contextlib
 import json
-import pathlib
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-DEMO = str(ROOT / "deploy/demo_model/checkpoint")
-PORT, ADMIN_PORT = 9470, 9471
+from measured_service import DEMO, ROOT, Service, load, metric, page
 
-
-class Service:
-    """`tuppence serve`, ready; its life is timed from just before exec to just after exit."""
-
-    def __init__(self, build, model, *flags):
-        self.began_ns = time.monotonic_ns()
-        self.process = subprocess.Popen(
-            [f"{build}/service/tuppence", "serve", "--model", model, "--port", str(PORT),
-             "--admin-port", str(ADMIN_PORT), "--price-per-hour", "0.526", "--log-level", "warning",
-             *flags], stdout=subprocess.DEVNULL)
-        while True:
-            assert self.process.poll() is None, "the service ended"
-            with contextlib.suppress(OSError):
-                page("readyz")
-                return
-            time.sleep(0.05)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        self.process.wait()
-        self.life_ns = time.monotonic_ns() - self.began_ns
-
-
-def page(name):
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{ADMIN_PORT}/{name}") as answer:
-        return answer.read().decode()
-
-
-def metric(name):
-    return sum(float(line.rsplit(" ", 1)[1]) for line in page("metrics").splitlines()
-               if re.match(name + r"(\{| )", line))
-
-
-def load(build, folder, *flags):
-    subprocess.run([f"{build}/bench/serve_bench", "--address", f"127.0.0.1:{PORT}", *flags,
-                    "--json", f"{folder}/load.json"], stdout=subprocess.DEVNULL, check=True)
-    return json.loads(pathlib.Path(folder, "load.json").read_text())
+PRICE = ["--price-per-hour", "0.526"]
 
 
 def output_of(*command):
@@ -74,8 +28,8 @@ def output_of(*command):
 
 def conservation(build, folder, requests):
     store = f"{folder}/mixed.db"
-    with Service(build, "null", "--usage-store", store) as service:
-        done = load(build, folder, "--concurrency", "64", "--requests", str(requests), "--prompt",
+    with Service(build, "null", *PRICE, "--usage-store", store) as service:
+        done = load(build, "--concurrency", "64", "--requests", str(requests), "--prompt",
                     "1-600", "--output", "1-100")
         error_ns = 1e9 * metric("tuppence_conservation_error_seconds")
     verified = output_of(f"{build}/service/tuppence", "ledger", "verify", store).strip()
@@ -101,8 +55,8 @@ def throughput(build, folder, rounds):
     for one in range(rounds):
         for kind in sorted(speeds, reverse=one % 2 == 0):
             store = ["--usage-store", f"{folder}/speed{one}.db"] if kind == "with" else []
-            with Service(build, DEMO, *store):
-                done = load(build, folder, "--concurrency", "32", "--requests", "1500", "--warmup",
+            with Service(build, DEMO, *PRICE, *store):
+                done = load(build, "--concurrency", "32", "--requests", "1500", "--warmup",
                             "64", "--prompt", "60-300", "--output", "20-60")
             speeds[kind].append(done["output_tokens_per_second"])
     ratios = [a / b for a, b in zip(speeds["with"], speeds["without"])]
@@ -126,8 +80,8 @@ def delay(build, folder, rate):
     ends = {}
     for kind in ("without", "with"):
         store = ["--usage-store", f"{folder}/delay.db"] if kind == "with" else []
-        with Service(build, "null", *store):
-            ends[kind] = load(build, folder, "--rate", str(rate), "--seconds", "20", "--prompt",
+        with Service(build, "null", *PRICE, *store):
+            ends[kind] = load(build, "--rate", str(rate), "--seconds", "20", "--prompt",
                               "300", "--output", "20")["end_to_end_seconds"]
             if store:
                 mean_s = metric("tuppence_store_commit_seconds_sum") / metric(

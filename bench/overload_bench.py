@@ -9,106 +9,36 @@
 3. Readers that stop reading while others read: what they cost the others.
 """
 import argparse
-import contextlib
-import json
-import pathlib
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.request
 
 import grpc
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-DEMO = str(ROOT / "deploy/demo_model/checkpoint")
-PORT, ADMIN_PORT = 9480, 9481
-MIB = 1 << 20
+from measured_service import DEMO, MIB, PORT, ROOT, MemoryWatch, Service, load, metric
 
 
-class Service:
-    """`tuppence serve`, ready."""
-
-    def __init__(self, options, *flags):
-        self.process = subprocess.Popen(
-            [f"{options.build}/service/tuppence", "serve", "--model", options.model, "--port", str(PORT),
-             "--admin-port", str(ADMIN_PORT), "--log-level", "warning", *flags],
-            stdout=subprocess.DEVNULL)
-        while True:
-            assert self.process.poll() is None, "the service ended"
-            with contextlib.suppress(OSError):
-                page("readyz")
-                return
-            time.sleep(0.05)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        self.process.wait()
-
-    def memory_bytes(self):
-        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-        return 1024 * int(re.search(r"VmRSS:\s+(\d+)", status).group(1))
-
-
-def page(name):
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{ADMIN_PORT}/{name}") as answer:
-        return answer.read().decode()
-
-
-def metric(name):
-    return sum(float(line.rsplit(" ", 1)[1]) for line in page("metrics").splitlines()
-               if re.match(name + r"(\{| )", line))
-
-
-def load(options, folder, *flags):
-    """serve_bench's result. It exits 1 where calls were refused, as they are to be here."""
-    subprocess.run([f"{options.build}/bench/serve_bench", "--address", f"127.0.0.1:{PORT}", *flags,
-                    "--json", f"{folder}/load.json"], stdout=subprocess.DEVNULL, check=False)
-    return json.loads(pathlib.Path(folder, "load.json").read_text())
-
-
-class MemoryWatch:
-    """A service's resident bytes, five times a second."""
-
-    def __init__(self, service):
-        self.samples, self.done = [], threading.Event()
-        self.thread = threading.Thread(target=self.watch, args=(service,))
-
-    def watch(self, service):
-        while not self.done.wait(0.2):
-            self.samples.append(service.memory_bytes())
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.done.set()
-        self.thread.join()
-
-
-def overload(options, folder):
+def overload(options):
     lengths = ["--prompt", "200-400", "--output", "150-250"]
-    print(f"## Ten times what it can serve, {options.rounds} rounds\n\nAnswers of 150 to 250 tokens after "
+    print(f"## Ten times what it can serve, over {options.door}, {options.rounds} rounds\n\nAnswers of 150 to 250 tokens after "
           "200 to 400; 16 run at a time and 32 wait.\n")
     print("| round | peak, requests/s | tokens/s | asked, requests/s | refused | refusal p50, ms | p99, ms | "
           "tokens/s | of peak | memory after a quarter, MiB | at most after |")
     print("|---:" * 11 + "|")
     goodput, p99 = [], []
-    with Service(options, "--sequences-max", "16", "--queue-requests-max", "48") as service:
-        load(options, folder, "--concurrency", "48", "--requests", "48", *lengths)
+    def ask(*flags):
+        return load(options.build, *flags, *lengths, door=options.door, refusals=True)
+
+    with Service(options.build, options.model, "--sequences-max", "16", "--queue-requests-max", "48",
+                 http=True) as service:
+        ask("--concurrency", "48", "--requests", "48")
         for one in range(options.rounds):
-            peak = load(options, folder, "--concurrency", "48", "--requests", str(options.peak_requests), *lengths)
+            peak = ask("--concurrency", "48", "--requests", str(options.peak_requests))
             rate = 10 * peak["requests_per_second"]
             with MemoryWatch(service) as memory:
-                over = load(options, folder, "--rate", str(rate), "--seconds", str(options.seconds), *lengths)
+                over = ask("--rate", str(rate), "--seconds", str(options.seconds))
             quarter = memory.samples[len(memory.samples) // 4]
             rest = max(memory.samples[len(memory.samples) // 4:])
             part = over["output_tokens_per_second"] / peak["output_tokens_per_second"]
@@ -186,7 +116,7 @@ def behind_the_longest(options, caller):
           "| long prompts | each is read in, ms | wait for the first step, median, ms | at most, ms | longest step, ms | "
           "wait in steps (goal 2) | its own prefill, ms |\n" + "|---:" * 7 + "|")
     for prompts in (1, 4):
-        with Service(options, "--sequences-max", "16", "--kv-memory", "1G", "--prefix-cache", "off"):
+        with Service(options.build, options.model, "--sequences-max", "16", "--kv-memory", "1G", "--prefix-cache", "off"):
             wait_behind(options, caller, prompts)
     print(flush=True)
 
@@ -199,13 +129,13 @@ def wait_until_parked():
         time.sleep(1)
 
 
-def stalled_readers(options, folder, caller):
+def stalled_readers(options, caller):
     lengths = ["--concurrency", "100", "--requests", str(options.stalled_requests), "--warmup", "100", "--prompt", "60-100",
                "--output", "80-120"]
     speeds = {"without": [], "with": []}
     for one in range(options.rounds):
         for kind in sorted(speeds, reverse=one % 2 == 0):
-            with Service(options, "--sequences-max", "208", "--kv-memory", "2G", "--stall-seconds", "600"):
+            with Service(options.build, options.model, "--sequences-max", "208", "--kv-memory", "2G", "--stall-seconds", "600"):
                 stalled = []
                 if kind == "with":
                     for i in range(100):
@@ -214,7 +144,7 @@ def stalled_readers(options, folder, caller):
                         next(stalled[-1][1])
                     wait_until_parked()
                     assert metric("tuppence_requests_running") == 100, "some stalled readers' answers have ended"
-                speeds[kind].append(load(options, folder, *lengths)["output_tokens_per_second"])
+                speeds[kind].append(load(options.build, *lengths)["output_tokens_per_second"])
                 for channel, call in stalled:
                     call.cancel()
                     channel.close()
@@ -237,16 +167,17 @@ def main():
     parser.add_argument("--stalled-requests", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--door", choices=["grpc", "http"], default="grpc", help="for the overload")
     parser.add_argument("--only", choices=["overload", "short", "stalled"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         caller = Caller(folder)
         if options.only in (None, "overload"):
-            overload(options, folder)
+            overload(options)
         if options.only in (None, "short"):
             behind_the_longest(options, caller)
         if options.only in (None, "stalled"):
-            stalled_readers(options, folder, caller)
+            stalled_readers(options, caller)
 
 
 main()

@@ -14,10 +14,9 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 
-PORT, ADMIN_PORT = 9480, 9481
+from measured_service import Service, load, page
+
 ERROR_MAX = 0.15
 CALIBRATION = ("calibration", ["--callers", "4"], "48-160", "16-48")
 # A name, who calls, prompt and answer in tokens.
@@ -33,21 +32,6 @@ MEASURES = [
     ("inter-token p50, s", ["inter_token_seconds", "p50"], ["inter_token_seconds", "p50"]),
     ("end to end p50, s", ["end_to_end_seconds", "p50"], ["end_to_end_seconds", "p50"]),
 ]
-
-
-def page(name):
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{ADMIN_PORT}/{name}", timeout=5) as answer:
-        return answer.read().decode()
-
-
-def wait_until_ready(service):
-    while service.poll() is None:
-        try:
-            return page("readyz")
-        except OSError:
-            time.sleep(0.2)
-    sys.exit("the service ended before it was ready")
 
 
 def amount(arguments, rate, seed):
@@ -66,16 +50,13 @@ def predict(build, status, traffic, rate, requests, seconds, seed):
     return json.loads(plan.stdout)["machines"][0]["rows"][0]
 
 
-def measure(build, traffic, rate, requests, seconds, seed, folder):
+def measure(build, traffic, rate, requests, seconds, seed):
     who, lengths = amount(traffic, rate, seed)
     if who[0] == "--callers":
         who, how_many = ["--concurrency", who[1]], ["--requests", str(requests)]
     else:
         how_many = ["--seconds", str(seconds)]
-    result = folder / "load.json"
-    subprocess.run([f"{build}/bench/serve_bench", "--address", f"127.0.0.1:{PORT}", *who, *how_many, *lengths,
-                    "--json", result], check=True, stdout=subprocess.DEVNULL)
-    return json.loads(result.read_text())
+    return load(build, *who, *how_many, *lengths)
 
 
 def at(values, path):
@@ -87,7 +68,7 @@ def at(values, path):
 def check(arguments, folder):
     build, requests, seconds = arguments.build, arguments.requests, arguments.seconds
     print("calibrating ...", file=sys.stderr)
-    calibrated = measure(build, CALIBRATION, 0, requests, seconds, 1, folder)
+    calibrated = measure(build, CALIBRATION, 0, requests, seconds, 1)
     status = folder / "status.json"
     status.write_text(page("status"))
     # Busy for some three quarters of the time, by what calibration served.
@@ -102,7 +83,7 @@ def check(arguments, folder):
     worst = 0
     for i, traffic in enumerate(TRAFFICS):
         print(f"measuring {traffic[0]} ...", file=sys.stderr)
-        measured = measure(build, traffic, rate, requests, seconds, 2 + i, folder)
+        measured = measure(build, traffic, rate, requests, seconds, 2 + i)
         who, _ = amount(traffic, rate, 2 + i)
         label = f"{traffic[0]}: {' '.join(who)[2:]}, {traffic[2]} in, {traffic[3]} out"
         for name, plan_path, bench_path in MEASURES:
@@ -126,16 +107,8 @@ def main():
     parser.add_argument("--predictions", type=pathlib.Path, help="write them to this file, before they are measured")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        service = subprocess.Popen(
-            [f"{arguments.build}/service/tuppence", "serve", "--model", arguments.model, "--weights", arguments.weights,
-             "--kv-memory", "1G", "--port", str(PORT), "--admin-port", str(ADMIN_PORT), "--log-level", "warning"],
-            stdout=subprocess.DEVNULL)
-        try:
-            wait_until_ready(service)
+        with Service(arguments.build, arguments.model, "--weights", arguments.weights, "--kv-memory", "1G"):
             return check(arguments, pathlib.Path(folder))
-        finally:
-            service.terminate()
-            service.wait()
 
 
 if __name__ == "__main__":
