@@ -14,8 +14,8 @@ constexpr size_t kFew = 32;
 
 // Gauss-Legendre's three nodes and weights on [0, 1]: exact for polynomials up to degree 5, which
 // is what the probability of a subset of four times a line is.
-constexpr double kNodes[] = {0.1127016653792583115, 0.5, 0.8872983346207416885};
-constexpr double kWeights[] = {5.0 / 18, 8.0 / 18, 5.0 / 18};
+constexpr double kGaussNodes[] = {0.1127016653792583115, 0.5, 0.8872983346207416885};
+constexpr double kGaussWeights[] = {5.0 / 18, 8.0 / 18, 5.0 / 18};
 
 double Power(double base, int exponent) {
   double power = 1;
@@ -33,9 +33,9 @@ double IntegralAbove(double at_zero, double rest, double squares, int in, int ou
   const double begin = at_zero < 0 ? -at_zero / rest : 0;
   const double width = 1 - begin;
   double sum = 0;
-  for (size_t k = 0; k < std::size(kNodes); ++k) {
-    const double q = begin + width * kNodes[k];
-    sum += kWeights[k] * Power(q, in) * Power(1 - q, out) * (at_zero + rest * q);
+  for (size_t k = 0; k < std::size(kGaussNodes); ++k) {
+    const double q = begin + width * kGaussNodes[k];
+    sum += kGaussWeights[k] * Power(q, in) * Power(1 - q, out) * (at_zero + rest * q);
   }
   double spread = 0;
   if (begin > 0) {
