@@ -1,9 +1,16 @@
 // Does a scrape delay a step? The real engine decodes answers on the real CPU backend without a
-// pause, with all of the machine's cores, while /metrics is read over HTTP at random moments. Each
-// step is timed from its launch to the next one's, and set against the median of the steps around
-// it that no scrape touched. Printed: how much longer the steps took that a scrape overlapped, and
-// the others, which shows what the machine does by itself.
+// pause, with all of the machine's cores, while /metrics is read over HTTP at random moments.
+// Printed:
+// - The time that the service's own thread takes of a core for a scrape: no step is later by more,
+//   for the engine waits for no lock that a scrape holds.
+// - For how long each step's threads were ready to run while the kernel ran something else on their
+//   core (proc(5), schedstat; summed over the threads), and how much longer each step took, from
+//   its launch to the next one's, than the median of the steps around it that no scrape touched.
+//   Steps that none overlapped show what else the machine does; the page's reader is on it too.
 //   scrape_bench [--model deploy/demo_model/checkpoint] [--seconds 60] [--sequences 32]
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
@@ -12,7 +19,10 @@
 #include <boost/asio/write.hpp>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <optional>
 #include <random>
@@ -55,9 +65,45 @@ void Die(const absl::Status& status) {
   std::exit(1);
 }
 
+// What the kernel says of this process's threads of some names, since each one's beginning, summed.
+class ThreadTimes {
+ public:
+  explicit ThreadTimes(const std::vector<std::string>& names) {
+    for (const auto& thread : std::filesystem::directory_iterator("/proc/self/task")) {
+      std::string name;
+      std::getline(std::ifstream(thread.path() / "comm"), name);
+      if (std::find(names.begin(), names.end(), name) == names.end()) continue;
+      files_.push_back(open((thread.path() / "schedstat").c_str(), O_RDONLY | O_CLOEXEC));
+    }
+  }
+  ~ThreadTimes() {
+    for (const int file : files_) close(file);
+  }
+
+  int64_t ran_ns() const { return Read().first; }
+  // Ready to run, and not let to.
+  int64_t kept_waiting_ns() const { return Read().second; }
+
+ private:
+  std::pair<int64_t, int64_t> Read() const {
+    std::pair<int64_t, int64_t> sum = {0, 0};
+    for (const int file : files_) {
+      char text[96] = {};
+      if (pread(file, text, sizeof(text) - 1, 0) <= 0) Die(absl::InternalError("no schedstat"));
+      char* waited = nullptr;
+      sum.first += std::strtoll(text, &waited, 10);
+      sum.second += std::strtoll(waited, nullptr, 10);
+    }
+    return sum;
+  }
+
+  std::vector<int> files_;
+};
+
 // A step of nothing but `sequences` decodes, or (`plain` false) any other.
 struct TimedStep {
   int64_t launch_ns = 0;
+  int64_t kept_waiting_ns = 0;  // until its launch
   bool plain = false;
 };
 
@@ -70,18 +116,25 @@ class TimedExecutor final : public StepExecutor {
   }
   void Launch(const BlockWork& blocks, const Batch& batch,
               std::span<const SamplingRow> sampling) override {
-    const bool plain = batch.tokens() == sequences_ && batch.entries() == sequences_;
-    steps.push_back({clock_->NowNs(), plain});
+    if (counts) Note(batch);
     executor_->Launch(blocks, batch, sampling);
   }
   absl::Status Wait(std::span<SampledToken> tokens) override { return executor_->Wait(tokens); }
 
+  bool counts = false;
   std::vector<TimedStep> steps;
 
  private:
+  void Note(const Batch& batch) {
+    if (!threads_.has_value()) threads_.emplace(std::vector<std::string>{"engine", "compute"});
+    const bool plain = batch.tokens() == sequences_ && batch.entries() == sequences_;
+    steps.push_back({clock_->NowNs(), threads_->kept_waiting_ns(), plain});
+  }
+
   StepExecutor* const executor_;
   const Clock* const clock_;
   const int32_t sequences_;
+  std::optional<ThreadTimes> threads_;
 };
 
 // Keeps so many answers going that every step is full. Streams hold a whole answer: no reader.
@@ -126,13 +179,6 @@ class Callers {
   int32_t asked_ = 0;
 };
 
-// Of the calling thread.
-int64_t CpuNs() {
-  timespec used = {};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
-  return int64_t{used.tv_sec} * 1'000'000'000 + used.tv_nsec;
-}
-
 struct Scrape {
   int64_t begin_ns = 0;
   int64_t end_ns = 0;
@@ -163,15 +209,21 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Microseconds by which steps were longer than the quiet ones around them.
+// Of the steps that a scrape overlapped and of the others, in microseconds.
 struct Delays {
   std::vector<double> scraped_us;
   std::vector<double> quiet_us;
 };
 
-Delays DelaysOf(const std::vector<TimedStep>& steps, const std::vector<Scrape>& scrapes) {
+struct Measured {
+  Delays kept_waiting;
+  Delays longer;  // than the quiet steps around
+};
+
+Measured Compare(const std::vector<TimedStep>& steps, const std::vector<Scrape>& scrapes) {
   struct Step {
     double us;
+    double kept_waiting_us;
     bool scraped;
   };
   std::vector<Step> plain;
@@ -181,24 +233,29 @@ Delays DelaysOf(const std::vector<TimedStep>& steps, const std::vector<Scrape>& 
     const int64_t begin_ns = steps[i].launch_ns;
     const int64_t end_ns = steps[i + 1].launch_ns;
     while (scrape != scrapes.end() && scrape->end_ns < begin_ns) ++scrape;
+    const int64_t waited_ns = steps[i + 1].kept_waiting_ns - steps[i].kept_waiting_ns;
     plain.push_back({1e-3 * static_cast<double>(end_ns - begin_ns),
+                     1e-3 * static_cast<double>(waited_ns),
                      scrape != scrapes.end() && scrape->begin_ns < end_ns});
   }
-  Delays delays;
+  Measured measured;
   for (size_t i = 0; i < plain.size(); ++i) {
+    const auto add = [&](Delays* to, double us) {
+      (plain[i].scraped ? to->scraped_us : to->quiet_us).push_back(us);
+    };
+    add(&measured.kept_waiting, plain[i].kept_waiting_us);
     std::vector<double> around;
     const size_t first = i < kNeighbours ? 0 : i - kNeighbours;
     for (size_t k = first; k < std::min(plain.size(), i + kNeighbours + 1); ++k) {
       if (k != i && !plain[k].scraped) around.push_back(plain[k].us);
     }
     if (around.size() < kNeighbours) continue;
-    (plain[i].scraped ? delays.scraped_us : delays.quiet_us)
-        .push_back(plain[i].us - Median(std::move(around)));
+    add(&measured.longer, plain[i].us - Median(std::move(around)));
   }
-  return delays;
+  return measured;
 }
 
-void Print(const char* which, std::vector<double> delays_us) {
+void PrintRow(const char* which, std::vector<double> delays_us) {
   if (delays_us.empty()) Die(absl::InternalError(absl::StrCat("no steps were ", which)));
   std::sort(delays_us.begin(), delays_us.end());
   const auto at = [&](double part) {
@@ -207,6 +264,13 @@ void Print(const char* which, std::vector<double> delays_us) {
   const auto late = delays_us.end() - std::upper_bound(delays_us.begin(), delays_us.end(), 1000.0);
   std::printf("%-22s %8zu %9.1f %9.1f %9.1f %9.1f %9.3f\n", which, delays_us.size(), at(0.5),
               at(0.99), at(0.999), at(1), 100.0 * static_cast<double>(late) / delays_us.size());
+}
+
+void Print(const char* title, const Delays& delays) {
+  std::printf("%s, us\n%-22s %8s %9s %9s %9s %9s %9s\n", title, "", "steps", "median", "p99",
+              "p99.9", "max", "% > 1 ms");
+  PrintRow("overlapped by a scrape", delays.scraped_us);
+  PrintRow("by none", delays.quiet_us);
 }
 
 void Run(const Options& options) {
@@ -223,7 +287,7 @@ void Run(const Options& options) {
   engine_options.rate_card = {"bench", 500'000};
   Engine engine(engine_options, &executor, served.tokenizer.get(), &clock);
   if (absl::Status status = engine.WarmUp(); !status.ok()) Die(status);
-  executor.steps.clear();
+  executor.counts = true;
   Metrics metrics({.model_name = served.name, .context_tokens = served.context_tokens}, &clock);
   std::optional<Bookkeeper> books(std::in_place, BookkeeperOptions(), nullptr, &records,
                                   engine.notifier(), &metrics, &clock);
@@ -238,13 +302,7 @@ void Run(const Options& options) {
   parts.calls = &calls;
   parts.counters = &counters;
   parts.metrics = &metrics;
-  std::vector<double> cpu_us;  // of the admin thread, for each page
-  const auto page = [&] {
-    const int64_t begin_ns = CpuNs();
-    AdminPage made{.body = FormatMetrics(parts)};
-    cpu_us.push_back(1e-3 * static_cast<double>(CpuNs() - begin_ns));
-    return made;
-  };
+  const auto page = [&] { return AdminPage{.body = FormatMetrics(parts)}; };
   auto admin = AdminServer::Start("127.0.0.1", 0, {{"/metrics", page}});
   if (!admin.ok()) Die(admin.status());
   engine.Start();
@@ -252,11 +310,17 @@ void Run(const Options& options) {
   Callers callers(&engine, &clock, options, served.context_tokens / 2);
   std::mt19937_64 random(options.seed);
   std::vector<Scrape> scrapes;
+  std::vector<double> admin_us;  // of a core, for each scrape: page, connection and all
+  ScrapeOnce((*admin)->port(), clock);  // after it the thread has its name
+  const ThreadTimes admin_thread({"admin"});
+  int64_t admin_ns = admin_thread.ran_ns();
   const int64_t until_ns = clock.NowNs() + static_cast<int64_t>(options.seconds * 1e9);
   while (clock.NowNs() < until_ns) {
     callers.AskWhereNobodyDoes();
-    std::this_thread::sleep_for(std::chrono::milliseconds(30 + random() % 60));
     scrapes.push_back(ScrapeOnce((*admin)->port(), clock));
+    std::this_thread::sleep_for(std::chrono::milliseconds(30 + random() % 60));
+    const int64_t before_ns = std::exchange(admin_ns, admin_thread.ran_ns());
+    admin_us.push_back(1e-3 * static_cast<double>(admin_ns - before_ns));
   }
   admin->reset();
   engine.Stop();
@@ -266,18 +330,15 @@ void Run(const Options& options) {
   for (const Scrape& scrape : scrapes) {
     scrape_us.push_back(1e-3 * static_cast<double>(scrape.end_ns - scrape.begin_ns));
   }
-  std::printf(
-      "%zu scrapes of %zu bytes, median %.0f us, longest %.0f us, of it "
-      "%.0f us of a core for the page, among "
-      "%zu steps of %d sequences\n",
-      scrapes.size(), scrapes.back().bytes, Median(scrape_us),
-      *std::max_element(scrape_us.begin(), scrape_us.end()), Median(cpu_us), executor.steps.size(),
-      options.sequences);
-  std::printf("longer than the quiet steps around it, us\n%-22s %8s %9s %9s %9s %9s %9s\n", "",
-              "steps", "median", "p99", "p99.9", "max", "% > 1 ms");
-  const Delays delays = DelaysOf(executor.steps, scrapes);
-  Print("overlapped by a scrape", delays.scraped_us);
-  Print("by none", delays.quiet_us);
+  std::printf("%zu scrapes of %zu bytes among %zu steps of %d sequences\n", scrapes.size(),
+              scrapes.back().bytes, executor.steps.size(), options.sequences);
+  std::printf("%-40s median %6.0f, longest %6.0f\n", "until the page was read, us",
+              Median(scrape_us), *std::max_element(scrape_us.begin(), scrape_us.end()));
+  std::printf("%-40s median %6.0f, longest %6.0f\n", "the service's thread took of a core, us",
+              Median(admin_us), *std::max_element(admin_us.begin(), admin_us.end()));
+  const Measured measured = Compare(executor.steps, scrapes);
+  Print("kept waiting for a core", measured.kept_waiting);
+  Print("longer than the quiet steps around it", measured.longer);
 }
 
 }  // namespace

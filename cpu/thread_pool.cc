@@ -1,5 +1,7 @@
 #include "cpu/thread_pool.h"
 
+#include <pthread.h>
+
 #include "model/check.h"
 
 #if defined(__x86_64__)
@@ -65,6 +67,7 @@ void ThreadPool::Run(int64_t chunks, Function function, const void* body) {
 }
 
 void ThreadPool::WorkerLoop(int thread) {
+  pthread_setname_np(pthread_self(), "compute");  // as top -H, perf and gdb show it
   int32_t seen = 0;
   for (;;) {
     WaitForChange(jobs_, seen);

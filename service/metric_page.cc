@@ -2,7 +2,8 @@
 
 #include <charconv>
 #include <cmath>
-#include <cstring>
+#include <limits>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -12,8 +13,8 @@ namespace tuppence {
 namespace {
 
 constexpr char kEngine[] = "0";
-constexpr size_t kBucketBytes = 48;  // of a line, beside name and labels: as a rule enough
-constexpr size_t kHeadBytes = 256;   // of a family
+constexpr size_t kCountBytes = 24;   // the longest number of a bucket and the line's end
+constexpr size_t kSuffixBytes = 16;  // _bucket and the like, and braces
 constexpr double kWholeMax = 1e15;   // a double holds whole numbers up to there, and more
 
 const char* TypeOf(MetricKind kind) {
@@ -50,12 +51,31 @@ std::string Label(absl::string_view name, const std::string& value) {
 
 }  // namespace
 
-MetricPage::MetricPage(const std::vector<MetricSpec>& table, const std::string& model_name)
-    : table_(table), model_label_(Label("model_name", model_name)), lines_(table.size()) {}
+MetricFrame::MetricFrame(const std::vector<MetricSpec>& specs, const std::string& model_name)
+    : table(specs), model_label(Label("model_name", model_name)) {
+  for (const MetricSpec& spec : table) {
+    Family family = {
+        .head = absl::StrCat("# HELP ", spec.name, " ",
+                             absl::StrReplaceAll(spec.help, {{"\\", "\\\\"}, {"\n", "\\n"}}),
+                             "\n# TYPE ", spec.name, " ", TypeOf(spec.kind), "\n")};
+    if (spec.kind == MetricKind::kHistogram) {
+      std::vector<double> bounds = spec.buckets;
+      bounds.push_back(std::numeric_limits<double>::infinity());
+      for (const double bound : bounds) {
+        std::string end = ",le=\"";
+        AppendNumber(bound, &end);
+        family.bucket_ends.push_back(end + "\"} ");
+      }
+    }
+    families.push_back(std::move(family));
+  }
+}
+
+MetricPage::MetricPage(const MetricFrame& frame) : frame_(frame), lines_(frame.table.size()) {}
 
 std::string MetricPage::Labels(const MetricSpec& spec,
                                const std::vector<std::string>& label_values) const {
-  std::string labels = model_label_;
+  std::string labels = frame_.model_label;
   size_t given = 0;
   for (const absl::string_view label : spec.labels) {
     const bool engine = spec.is_vllm() && label == "engine";
@@ -69,35 +89,35 @@ std::string MetricPage::Labels(const MetricSpec& spec,
 void MetricPage::AddLine(MetricId id, std::string_view suffix, std::string_view labels,
                          double value) {
   std::string& text = lines_[static_cast<size_t>(id)];
-  text += table_[static_cast<size_t>(id)].name;
+  text += frame_.table[static_cast<size_t>(id)].name;
   text.append(suffix).append("{").append(labels).append("} ");
   AppendNumber(value, &text);
   text += '\n';
 }
 
 void MetricPage::Add(MetricId id, double value, const std::vector<std::string>& label_values) {
-  const MetricSpec& spec = table_[static_cast<size_t>(id)];
+  const MetricSpec& spec = frame_.table[static_cast<size_t>(id)];
   CHECK(spec.kind != MetricKind::kHistogram);
   AddLine(id, "", Labels(spec, label_values), value);
 }
 
 void MetricPage::Add(MetricId id, const prometheus::ClientMetric::Histogram& histogram,
                      const std::vector<std::string>& label_values) {
-  const MetricSpec& spec = table_[static_cast<size_t>(id)];
+  const MetricSpec& spec = frame_.table[static_cast<size_t>(id)];
   CHECK(spec.kind == MetricKind::kHistogram);
-  std::string labels = Labels(spec, label_values);
-  const size_t common = labels.size();
+  const std::vector<std::string>& ends = frame_.families[static_cast<size_t>(id)].bucket_ends;
+  CHECK_EQ(ends.size(), histogram.bucket.size());
+  const std::string labels = Labels(spec, label_values);
+  const std::string begin = absl::StrCat(spec.name, "_bucket{", labels);
   std::string& text = lines_[static_cast<size_t>(id)];
-  text.reserve(text.size() +
-               (histogram.bucket.size() + 2) * (std::strlen(spec.name) + common + kBucketBytes));
-  for (const prometheus::ClientMetric::Bucket& bucket : histogram.bucket) {
-    labels.resize(common);
-    labels += ",le=\"";
-    AppendNumber(bucket.upper_bound, &labels);
-    labels += '"';
-    AddLine(id, "_bucket", labels, static_cast<double>(bucket.cumulative_count));
+  size_t bytes = text.size() + 2 * (begin.size() + kSuffixBytes + kCountBytes);
+  for (const std::string& end : ends) bytes += begin.size() + end.size() + kCountBytes;
+  text.reserve(bytes);
+  for (size_t i = 0; i < ends.size(); ++i) {
+    text.append(begin).append(ends[i]);
+    AppendNumber(static_cast<double>(histogram.bucket[i].cumulative_count), &text);
+    text += '\n';
   }
-  labels.resize(common);
   AddLine(id, "_count", labels, static_cast<double>(histogram.sample_count));
   AddLine(id, "_sum", labels, histogram.sample_sum);
 }
@@ -105,14 +125,12 @@ void MetricPage::Add(MetricId id, const prometheus::ClientMetric::Histogram& his
 std::string MetricPage::Text() const {
   std::string text;
   size_t bytes = 0;
-  for (const std::string& lines : lines_) bytes += lines.size() + kHeadBytes;
+  for (size_t id = 0; id < lines_.size(); ++id) {
+    bytes += frame_.families[id].head.size() + lines_[id].size();
+  }
   text.reserve(bytes);
-  for (size_t id = 0; id < table_.size(); ++id) {
-    if (lines_[id].empty()) continue;
-    const MetricSpec& spec = table_[id];
-    absl::StrAppend(&text, "# HELP ", spec.name, " ",
-                    absl::StrReplaceAll(spec.help, {{"\\", "\\\\"}, {"\n", "\\n"}}), "\n# TYPE ",
-                    spec.name, " ", TypeOf(spec.kind), "\n", lines_[id]);
+  for (size_t id = 0; id < lines_.size(); ++id) {
+    if (!lines_[id].empty()) text.append(frame_.families[id].head).append(lines_[id]);
   }
   return text;
 }

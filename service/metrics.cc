@@ -126,6 +126,7 @@ Metrics::Metrics(const MetricsOptions& options, const Clock* clock)
     : options_(options),
       clock_(clock),
       table_(MakeMetricTable(options.context_tokens)),
+      frame_(table_, options.model_name),
       observed_(table_, options.tenants_max),
       capacity_(clock->NowNs()) {}
 
@@ -204,7 +205,7 @@ bool Metrics::AddBooks(const ServiceParts& parts, const EngineSnapshot& engine, 
 
 std::string Metrics::Format(const ServiceParts& parts) {
   const EngineSnapshot engine = parts.engine->Snapshot();
-  MetricPage page(table_, options_.model_name);
+  MetricPage page(frame_);
   AddProcess(parts, engine, &page);
   AddDoor(parts, &page);
   AddEngine(engine, &page);

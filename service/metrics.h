@@ -12,6 +12,7 @@
 #include "absl/synchronization/mutex.h"
 #include "service/account_money.h"
 #include "service/capacity.h"
+#include "service/metric_page.h"
 #include "service/metric_table.h"
 #include "service/observed_metrics.h"
 #include "service/record_observer.h"
@@ -57,6 +58,7 @@ class Metrics final : public RecordObserver {
   const MetricsOptions options_;
   const Clock* const clock_;
   const std::vector<MetricSpec> table_;
+  const MetricFrame frame_;
   ObservedMetrics observed_;
 
   mutable absl::Mutex mutex_;  // books' and admin thread's
