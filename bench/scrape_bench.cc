@@ -310,7 +310,7 @@ void Run(const Options& options) {
   Callers callers(&engine, &clock, options, served.context_tokens / 2);
   std::mt19937_64 random(options.seed);
   std::vector<Scrape> scrapes;
-  std::vector<double> admin_us;  // of a core, for each scrape: page, connection and all
+  std::vector<double> admin_us;         // of a core, for each scrape: page, connection and all
   ScrapeOnce((*admin)->port(), clock);  // after it the thread has its name
   const ThreadTimes admin_thread({"admin"});
   int64_t admin_ns = admin_thread.ran_ns();
