@@ -61,6 +61,7 @@ void Replica::Run(std::span<const Arrival> arrivals, size_t first, size_t stride
   next_ = first;
   stride_ = stride;
   result_ = result;
+  for (int64_t i = 0; i < options_.callers; ++i) calls_ns_.push(i * options_.call_ns);
   while (true) {
     SubmitDue();
     if (engine_.Step()) {
@@ -87,21 +88,21 @@ void Replica::Run(std::span<const Arrival> arrivals, size_t first, size_t stride
   engine_.notifier()->NotifyAll();
 }
 
-// In a closed loop whoever has its answer asks again at once.
 int64_t Replica::next_arrival_ns() const {
   if (next_ >= arrivals_.size()) return kNever;
   if (options_.callers == 0) return arrivals_[next_].at_ns;
-  return open_ < options_.callers ? clock_.NowNs() : kNever;
+  return calls_ns_.empty() ? kNever : calls_ns_.top();
 }
 
 void Replica::SubmitDue() {
   while (next_arrival_ns() <= clock_.NowNs()) {
-    Submit(arrivals_[next_]);
+    Submit(arrivals_[next_], next_arrival_ns());
     next_ += stride_;
   }
 }
 
-void Replica::Submit(const Arrival& arrival) {
+void Replica::Submit(const Arrival& arrival, int64_t at_ns) {
+  if (options_.callers > 0) calls_ns_.pop();
   Request request;
   request.tenant = absl::StrCat(arrival.tenant);
   request.priority_class = arrival.priority_class;
@@ -109,7 +110,7 @@ void Replica::Submit(const Arrival& arrival) {
   request.sampling.max_tokens = arrival.completion_tokens;
   request.sampling.seed = 0;
   request.text_output = false;
-  request.received_ns = options_.callers == 0 ? arrival.at_ns : clock_.NowNs();
+  request.received_ns = at_ns;
   // Nobody reads it: it has room for the whole answer.
   request.stream = std::make_shared<TokenStream>(
       1, TokenStream::Limits{.tokens_max = arrival.completion_tokens + 1});
@@ -122,6 +123,12 @@ void Replica::Submit(const Arrival& arrival) {
     }
   }
   ++result_->refused;
+  CallAgain();
+}
+
+// In a closed loop whoever has its answer, or was refused, asks again.
+void Replica::CallAgain() {
+  if (options_.callers > 0) calls_ns_.push(clock_.NowNs() + options_.call_ns);
 }
 
 void Replica::Take() {
@@ -148,6 +155,7 @@ void Replica::TakeRecord(const StepRecord& record) {
   for (const EndedRequest& ended : record.ended) {
     const RequestRow& row = ended.row;
     --open_;
+    CallAgain();
     ++result_->requests;
     result_->prompt_tokens += row.usage.prompt_tokens;
     result_->completion_tokens += row.usage.completion_tokens;

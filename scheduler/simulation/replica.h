@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <queue>
 #include <span>
+#include <vector>
 
 #include "scheduler/admission.h"
 #include "scheduler/engine.h"
@@ -34,6 +36,10 @@ struct ReplicaOptions {
   // Closed loop, above 0: so many callers, each of whom asks again once it has its answer; times of
   // arrival do not count then.
   int32_t callers = 0;
+  // A closed loop's call comes so long after its caller's last answer has ended, and the callers'
+  // first calls so far apart. Above 0: the engine's next step has begun by then, and whoever calls
+  // waits for the one after it. 0: the queue never runs dry.
+  int64_t call_ns = 0;
   bool leap = true;  // over runs of decode steps, to the same result
 };
 
@@ -69,7 +75,8 @@ class Replica {
 
  private:
   void SubmitDue();
-  void Submit(const Arrival& arrival);
+  void Submit(const Arrival& arrival, int64_t at_ns);
+  void CallAgain();
   int64_t next_arrival_ns() const;
   void Take();
   void TakeRecord(const StepRecord& record);
@@ -87,6 +94,8 @@ class Replica {
   size_t next_ = 0;
   size_t stride_ = 1;
   int64_t open_ = 0;
+  // Closed loop: when each caller who waits for no answer calls.
+  std::priority_queue<int64_t, std::vector<int64_t>, std::greater<>> calls_ns_;
   ReplicaResult* result_ = nullptr;
 };
 

@@ -15,6 +15,9 @@ constexpr int64_t kLateNs = 60'000'000'000;
 // Requests of a run that measures capacity: so many for each place, so that its beginning and end
 // are a small part of it.
 constexpr int64_t kRoundsOfPlaces = 16;
+// From an answer's end to its caller's next call, and from one caller's first to another's: about
+// what a call takes a client and a door. It hardly matters how long it is, but that it is not 0.
+constexpr int64_t kCallNs = 100'000;
 
 double Usd(int64_t nanousd) { return 1e-9 * static_cast<double>(nanousd); }
 
@@ -30,8 +33,10 @@ std::unique_ptr<ReplicaResult> Simulate(const PlanQuestion& question, const Plan
   for (int32_t i = 0; i < replicas; ++i) {
     const int32_t callers = (traffic.callers + replicas - 1 - i) / replicas;
     if (traffic.callers > 0 && callers == 0) continue;
-    Replica replica(
-        {.engine = machine.engine, .admission = question.admission, .callers = callers});
+    Replica replica({.engine = machine.engine,
+                     .admission = question.admission,
+                     .callers = callers,
+                     .call_ns = kCallNs});
     auto one = std::make_unique<ReplicaResult>();
     replica.Run(traffic.arrivals, i, replicas, traffic.duration_ns, one.get());
     all->Add(*one);

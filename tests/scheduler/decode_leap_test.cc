@@ -98,6 +98,10 @@ TEST(DecodeLeapTest, LeapingGivesTheSameScheduleAndChargesAsStepping) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     std::mt19937_64 random(seed);
     ReplicaOptions options = DrawReplica(&random);
+    if (seed % 4 == 0) {  // a closed loop
+      options.callers = 8;
+      options.call_ns = 100'000;
+    }
     const std::vector<Arrival> arrivals = DrawArrivals(&random);
     options.leap = false;
     const Outcome stepped = Play(options, arrivals);
@@ -157,6 +161,29 @@ TEST(ReplicaTest, AClosedLoopKeepsItsCallersBusyAndNoMore) {
     EXPECT_LE(row.usage.mean_requests_per_step, 4);
     EXPECT_EQ(row.usage.queue_ns, 0);
   }
+}
+
+// The step that begins as an answer ends has begun when its caller calls again.
+TEST(ReplicaTest, WhoCallsAgainComesDuringTheNextStep) {
+  ReplicaOptions options = SmallReplica();
+  options.callers = 2;
+  options.call_ns = 1000;
+  const std::vector<Arrival> arrivals = {{.prompt_tokens = 100, .completion_tokens = 1},
+                                         {.prompt_tokens = 200, .completion_tokens = 1},
+                                         {.prompt_tokens = 10, .completion_tokens = 1}};
+  const Outcome outcome = Play(options, arrivals);
+  VirtualClock clock;
+  const RooflineExecutor device(options.engine.cost, &clock);
+  const int64_t first_ns = device.StepNs(WorkOf(0, 100, Phase::kPrefill));
+  const int64_t second_ns = device.StepNs(WorkOf(0, 200, Phase::kPrefill));
+  const int64_t third_ns = device.StepNs(WorkOf(0, 10, Phase::kPrefill));
+  ASSERT_EQ(outcome.rows.size(), 3u);
+  // The second came while the first, whom an idle engine took at once, was computed.
+  EXPECT_EQ(outcome.rows[0].usage.time_to_first_token_ns, first_ns);
+  EXPECT_EQ(outcome.rows[1].usage.queue_ns, first_ns - options.call_ns);
+  EXPECT_EQ(outcome.rows[2].usage.queue_ns, second_ns - options.call_ns);
+  EXPECT_EQ(outcome.rows[2].usage.total_ns, second_ns - options.call_ns + third_ns);
+  EXPECT_EQ(outcome.result->accounts.idle_ns, 0);
 }
 
 TEST(ReplicaTest, WhatIsBeyondTheQueueIsRefused) {
