@@ -68,32 +68,36 @@ def throughput(build, folder, rounds):
           flush=True)
 
 
-def commit_p99():
-    """Upper bound of the histogram's bucket that holds it."""
-    found = re.findall(r'tuppence_store_commit_seconds_bucket\{.*?le="([^"]+)"\} (\S+)',
-                       page("metrics"))
-    counts = [(float(bound), float(count)) for bound, count in found]
-    return next(bound for bound, count in counts if count >= 0.99 * counts[-1][1])
+def p99(family):
+    """Of a histogram, as Prometheus's histogram_quantile has it: linear within its bucket."""
+    found = re.findall(family + r'_bucket\{.*?le="([^"]+)"\} (\S+)', page("metrics"))
+    wanted = 0.99 * float(found[-1][1])
+    low, below = 0.0, 0.0
+    for bound, count in ((float(bound), float(count)) for bound, count in found):
+        if count >= wanted:
+            return low + (bound - low) * (wanted - below) / (count - below)
+        low, below = bound, count
 
 
-def delay(build, folder, rate):
+def delay(build, folder, rate, seconds=20):
     ends = {}
     for kind in ("without", "with"):
         store = ["--usage-store", f"{folder}/delay.db"] if kind == "with" else []
         with Service(build, "null", *PRICE, *store):
-            ends[kind] = load(build, "--rate", str(rate), "--seconds", "20", "--prompt",
+            ends[kind] = load(build, "--rate", str(rate), "--seconds", str(seconds), "--prompt",
                               "300", "--output", "20")["end_to_end_seconds"]
             if store:
                 mean_s = metric("tuppence_store_commit_seconds_sum") / metric(
                     "tuppence_store_commit_seconds_count")
-                p99_s = commit_p99()
+                commit_s = p99("tuppence_store_commit_seconds")
+                closing_s = p99("tuppence_closing_delay_seconds")
     print(f"## The closing message's delay, null model, open loop of {rate} requests/s\n")
     for kind, latency in ends.items():
         print(f"{kind:8} the store: end to end p50 {1e3 * latency['p50']:.2f} ms, "
               f"p99 {1e3 * latency['p99']:.2f} ms")
-    added_s = ends["with"]["p99"] - ends["without"]["p99"]
-    print(f"added at p99: {1e3 * added_s:.2f} ms; a group commit: mean {1e3 * mean_s:.2f} ms, p99 at "
-          f"most {1e3 * p99_s:.2f} ms\n", flush=True)
+    print(f"a closing message's wait for the store: p99 {1e3 * closing_s:.2f} ms; a group commit: mean "
+          f"{1e3 * mean_s:.2f} ms, p99 {1e3 * commit_s:.2f} ms (goal: the wait is at most one commit: "
+          f"{'held' if closing_s <= commit_s else 'not held'})\n", flush=True)
 
 
 def main():
