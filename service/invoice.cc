@@ -71,6 +71,7 @@ class InvoiceMaker {
   absl::Status ReadStore(UsageReader* reader) {
     absl::StatusOr<std::vector<StoredRun>> runs = reader->Runs();
     if (!runs.ok()) return runs.status();
+    NameModels(&*runs);
     for (StoredRun& run : *runs) {
       const auto [known, added] = store_of_run_.emplace(run.run_id, reader->path());
       if (!added) {
@@ -92,6 +93,23 @@ class InvoiceMaker {
     status.Update(removed.status());
     if (status.ok()) invoice_.removed_rows += *removed;
     return status;
+  }
+
+  // A process that ended while it loaded never said what. Its machine's next one that did loaded
+  // the same, as far as anybody knows; or else the one before.
+  static void NameModels(std::vector<StoredRun>* runs) {
+    std::map<std::string, std::string> near;  // by instance
+    const auto name = [&near](StoredRun* run) {
+      std::string& model = near[run->instance];
+      if (run->model.empty()) {
+        run->model = model;
+      } else {
+        model = run->model;
+      }
+    };
+    for (auto run = runs->rbegin(); run != runs->rend(); ++run) name(&*run);
+    near.clear();
+    for (StoredRun& run : *runs) name(&run);
   }
 
   absl::StatusOr<const StoredRun*> RunOf(const std::string& path, const std::string& run_id) {

@@ -104,6 +104,29 @@ TEST_F(BillTest, EveryCauseHasItsLineAndTheLinesAddUpToTheBill) {
   }
 }
 
+TEST_F(BillTest, ACrashLoopWhileLoadingIsBookedAtItsShareOfTheMachine) {
+  const int64_t loop_ns = Utc("2026-11-03T00:00:00Z");
+  for (int i = 0; i < 60; ++i) {
+    const std::string run = absl::StrCat("loads", i);
+    store_.Run(run, "i-c", loop_ns + i * 60 * kSecondNs, /*machine_share_ppm=*/250'000,
+               /*model=*/"");
+    store_.End(run, /*lost_ns=*/40 * kSecondNs);
+  }
+  store_.Run("c", "i-c", Utc("2026-11-03T01:00:00Z"), /*machine_share_ppm=*/250'000);
+  store_.Period("c", {.seconds = 3600, .charges = {}, .micro_usd_per_hour = 500'000});
+  store_.End("c");
+  const BillComparison comparison =
+      Compare("instance,start,end,amount\ni-c,2026-11-03T00:00:00Z,2026-11-03T02:00:00Z,1.00\n");
+  ASSERT_EQ(comparison.machines.size(), 1u);
+  const BillMachine& c = comparison.machines[0];
+  EXPECT_EQ(c.booked_ns, (60 * 40 + 3600) * kSecondNs);
+  EXPECT_EQ(c.booked_nanousd, 208'333'333) << "a quarter of 6000 s";
+  EXPECT_EQ(Cause(c, BillCause::kOtherShare), 625'000'000);
+  EXPECT_EQ(Cause(c, BillCause::kDown), 166'666'667);
+  EXPECT_EQ(Cause(c, BillCause::kUnexplained), 0);
+  EXPECT_EQ(SumOf(c), c.billed_nanousd);
+}
+
 TEST_F(BillTest, WhatNothingExplainsIsUnexplained) {
   std::string bill = kBill;
   bill.replace(bill.find("1.00,0.50"), 9, "1.25,0.50");

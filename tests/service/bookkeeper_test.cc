@@ -80,7 +80,7 @@ class BookkeeperTest : public testing::TestWithParam<CrashDisk::Fault> {
         UsageStore::Open({.path = path_, .vfs = disk_.name()}, {.started_ns = started_ns}, &clock_);
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
-    ASSERT_TRUE(store_->NameModel("demo", "a", kPpm).ok());
+    ASSERT_TRUE(store_->NameModel("demo", "a").ok());
   }
   void Begin(bool with_store = true) {
     if (with_store) OpenStore(clock_.NowNs());

@@ -222,6 +222,26 @@ TEST_F(InvoiceTest, AProcessKilledBeforeItsFirstPeriodCostsWhatItsNeighbourDid) 
   EXPECT_EQ(invoice.machine.nanousd, CostOf(60 * kSecondNs));
 }
 
+TEST_F(InvoiceTest, AProcessThatEndsWhileItLoadsCostsItsShareAndItsTenantsTheRest) {
+  for (int i = 0; i < 3; ++i) {
+    const std::string run = absl::StrCat("loads", i);
+    store_.Run(run, "i-a", start_ + i * 40 * kSecondNs, /*machine_share_ppm=*/250'000,
+               /*model=*/"");
+    store_.End(run, /*lost_ns=*/30 * kSecondNs);
+  }
+  store_.Run("ready", "i-a", start_ + 120 * kSecondNs, /*machine_share_ppm=*/250'000);
+  store_.Period("ready", {.seconds = 60, .charges = {{"acme", "", kSecondNs, 0, 0, 0}}});
+  store_.End("ready");
+  store_.Run("last", "i-a", start_ + 200 * kSecondNs, /*machine_share_ppm=*/250'000, /*model=*/"");
+  store_.End("last", /*lost_ns=*/10 * kSecondNs);
+  const Invoice invoice = Make();
+  EXPECT_EQ(invoice.machine.machine_ns, 160 * kSecondNs);
+  EXPECT_EQ(invoice.machine.nanousd, CostOf(40 * kSecondNs)) << "a quarter of the machine's";
+  EXPECT_EQ(invoice.machine_days.size(), 1u) << "all of it loaded phi";
+  EXPECT_EQ(invoice.unallocated_ns, 0);
+  EXPECT_EQ(invoice.tenants.allocation_nanousd(), invoice.machine.nanousd);
+}
+
 TEST_F(InvoiceTest, AShareOfAMachineAndSeveralStoresAddUp) {
   Fill();
   MadeStore other;

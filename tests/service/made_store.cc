@@ -44,10 +44,10 @@ void MadeStore::Sql(const std::string& sql) {
 }
 
 void MadeStore::Run(const std::string& id, const std::string& instance, int64_t started_utc_ns,
-                    int64_t machine_share_ppm) {
+                    int64_t machine_share_ppm, const std::string& model) {
   Sql(absl::StrCat("INSERT INTO runs VALUES ('", id, "', '", instance, "', 'boot-", instance,
-                   "', '1', 'phi', 'plain', ", machine_share_ppm, ", ", started_utc_ns, ", ",
-                   started_utc_ns, ", NULL, NULL)"));
+                   "', '1', '", model, "', 'plain', ", machine_share_ppm, ", ", started_utc_ns,
+                   ", ", started_utc_ns, ", NULL, NULL)"));
   runs_[id].end_ns = started_utc_ns;
 }
 
