@@ -151,7 +151,7 @@ class InvoiceMaker {
   void Book(const StoredRun& run, const StoredPeriod& period, const RateCard& card) {
     ++invoice_.periods;
     runs_in_window_.insert(run.run_id);
-    if (card.known() && cards_met_.insert(card.id).second) invoice_.rate_cards.push_back(card.id);
+    NoteCard(card);
     const absl::CivilDay day = days_.DayOf(period.utc_start_ns);
     const AccountTotals& booked = period.accounts;
     std::array<PricedTime, kOtherAccounts>& accounts =
@@ -166,6 +166,10 @@ class InvoiceMaker {
       line.written_off.Add(card, charge.written_off_ns);
       if (card.known()) exact_.lost += ExactMoneyOf(card, charge.lost_ns);
     }
+  }
+
+  void NoteCard(const RateCard& card) {
+    if (card.known() && cards_met_.insert(card.id).second) invoice_.rate_cards.push_back(card.id);
   }
 
   // The periods of a run are all seen.
@@ -253,6 +257,7 @@ class InvoiceMaker {
       return;
     }
     const RateCard card = CardAt(run, run.last_card, utc_ns);
+    NoteCard(card);
     MachineDay& day = invoice_.machine_days[{days_.DayOf(utc_ns), run.model}];
     day.accounts[static_cast<int>(OtherAccount::kUnaccounted)].Add(card, ns);
     runs_in_window_.insert(run.run_id);

@@ -188,7 +188,9 @@ const char* AllocationName(Allocation allocation) {
 }
 
 std::string FormatInvoiceTable(const Invoice& invoice) {
-  if (invoice.periods == 0 && invoice.tenants.requests == 0) {
+  // A process that never lived to its first period held the machine all the same.
+  const bool held = invoice.machine.machine_ns > 0 || invoice.not_booked_ns > 0;
+  if (!held && invoice.down_ns == 0 && invoice.tenants.requests == 0) {
     return absl::StrCat(Heading(invoice), "Nothing is booked in this time.\n");
   }
   std::string text =

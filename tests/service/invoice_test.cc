@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "service/invoice_format.h"
+#include "service/money.h"
 #include "tests/service/made_store.h"
 
 namespace tuppence {
@@ -220,6 +221,31 @@ TEST_F(InvoiceTest, AProcessKilledBeforeItsFirstPeriodCostsWhatItsNeighbourDid) 
   const Invoice invoice = Make();
   EXPECT_EQ(invoice.machine.unpriced_ns, 0);
   EXPECT_EQ(invoice.machine.nanousd, CostOf(60 * kSecondNs));
+}
+
+TEST_F(InvoiceTest, AWindowOfNothingButACrashLoopIsAnInvoice) {
+  for (int i = 0; i < 3; ++i) {
+    const std::string run = absl::StrCat("loop", i);
+    store_.Run(run, "i-a", start_ + i * 60 * kSecondNs);
+    store_.End(run, /*lost_ns=*/40 * kSecondNs);
+  }
+  const int64_t well_ns = start_ + 600 * kSecondNs;
+  store_.Run("well", "i-a", well_ns);
+  store_.Period("well", {.seconds = 60, .charges = {}});
+  store_.End("well");
+  InvoiceOptions options;
+  options.window.to_ns = well_ns;
+  const Invoice loop = Make(options);
+  EXPECT_EQ(loop.periods, 0);
+  EXPECT_EQ(loop.runs, 3);
+  EXPECT_EQ(loop.machine.nanousd, CostOf(120 * kSecondNs));
+  const std::string table = FormatInvoiceTable(loop);
+  EXPECT_THAT(table, HasSubstr("Rate cards: card."));
+  EXPECT_THAT(table, ContainsRegex("unaccounted +120"));
+  EXPECT_THAT(table, HasSubstr(FormatUsd(CostOf(120 * kSecondNs))));
+  EXPECT_THAT(table, HasSubstr("480.000 s between two processes"));
+  options.window = {well_ns + 60 * kSecondNs, well_ns + 61 * kSecondNs};
+  EXPECT_THAT(FormatInvoiceTable(Make(options)), HasSubstr("Nothing is booked in this time."));
 }
 
 TEST_F(InvoiceTest, AProcessThatEndsWhileItLoadsCostsItsShareAndItsTenantsTheRest) {
