@@ -193,6 +193,7 @@ class InvoiceMaker {
     if (!row.written_off) AddReference(row, &line);
     if (!row.cost_nanousd.has_value()) return absl::OkStatus();
     line.told_nanousd += *row.cost_nanousd;
+    ++line.told_requests;
     if (row.ended_ns > (*run)->booked_until_ns) {
       invoice_.reconciliation.not_booked_nanousd += *row.cost_nanousd;
       return absl::OkStatus();
@@ -286,8 +287,7 @@ class InvoiceMaker {
 
   void Allocate() {
     for (auto& [key, day] : invoice_.machine_days) {
-      PricedTime pool;
-      for (const PricedTime& account : day.accounts) pool.Add(account);
+      const PricedTime pool = day.all();
       std::vector<InvoiceLine*> lines;
       for (auto& [line_key, line] : invoice_.lines) {
         if (line_key.day == key.day && line_key.model == key.model && line.usage.machine_ns > 0) {
@@ -329,6 +329,7 @@ class InvoiceMaker {
       sum.cached_tokens += line.cached_tokens;
       sum.completion_tokens += line.completion_tokens;
       sum.told_nanousd += line.told_nanousd;
+      sum.told_requests += line.told_requests;
       sum.reference_nanousd += line.reference_nanousd;
       sum.reference_requests += line.reference_requests;
       sum.usage.Add(line.usage);
@@ -402,6 +403,12 @@ void PricedTime::Add(const PricedTime& other) {
   unpriced_ns += other.unpriced_ns;
   exact += other.exact;
   nanousd += other.nanousd;
+}
+
+PricedTime MachineDay::all() const {
+  PricedTime all;
+  for (const PricedTime& account : accounts) all.Add(account);
+  return all;
 }
 
 std::optional<int64_t> Invoice::break_even_requests() const {

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,7 @@
 namespace tuppence {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 
 int64_t CauseNs(const BillMachine& machine, BillCause cause) {
@@ -133,6 +135,33 @@ TEST_F(BillTest, WhatNothingExplainsIsUnexplained) {
   const BillComparison comparison = Compare(bill);
   EXPECT_EQ(Cause(comparison.machines[1], BillCause::kUnexplained), 250'000'000);
   EXPECT_EQ(SumOf(comparison.machines[1]), comparison.machines[1].billed_nanousd);
+}
+
+TEST_F(BillTest, WithoutARateBookedMoneyIsUnknownAndNeverZero) {
+  store_.Run("u", "i-u", Utc("2026-11-03T00:10:00Z"));
+  store_.Period("u", {.seconds = 1200, .charges = {}, .rate_card_id = ""});
+  store_.End("u");
+  const BillComparison comparison = Compare(
+      "instance,start,end,amount,usd_per_hour\n"
+      "i-u,2026-11-03T00:00:00Z,2026-11-03T01:00:00Z,0.50,0.50\n");
+  ASSERT_EQ(comparison.machines.size(), 1u);
+  const auto json = nlohmann::json::parse(FormatBillJson(comparison));
+  for (const auto& machine : {json["machines"][0], json["total"]}) {
+    EXPECT_EQ(machine["booked_ns"], 1200 * kSecondNs);
+    EXPECT_TRUE(machine["booked_nanousd"].is_null());
+    int64_t sum = 0;
+    for (const auto& [name, cause] : machine["causes"].items()) {
+      EXPECT_TRUE(cause["nanousd"].is_null() || cause["ns"] == 0) << name;
+      if (!cause["nanousd"].is_null()) sum += cause["nanousd"].get<int64_t>();
+    }
+    EXPECT_EQ(sum, 500'000'000) << "what is known adds up to the bill";
+  }
+  const std::string csv = FormatBillCsv(comparison);
+  EXPECT_THAT(csv, HasSubstr("i-u,booked,1200000000000,\n"));
+  EXPECT_THAT(csv, HasSubstr("i-u,before start,600000000000,\n"));
+  EXPECT_THAT(csv, HasSubstr("i-u,after exit,1800000000000,\n"));
+  EXPECT_THAT(csv, HasSubstr("i-u,billed,3600000000000,500000000\n"));
+  EXPECT_THAT(FormatBillTable(comparison), ContainsRegex("after exit +1800.000 +no rate card"));
 }
 
 TEST_F(BillTest, AMachineWithoutBooksIsNamed) {

@@ -4,9 +4,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "service/invoice_format.h"
@@ -30,6 +32,21 @@ int64_t CostOf(int64_t ns) {
 
 // Two periods of half an hour around midnight in Berlin (23:00 UTC). Odd nanoseconds, so that
 // nothing divides evenly.
+// How many keys there are that end in _nanousd, each null where there is machine time beside it. A
+// reference price needs no rate card.
+int ExpectNoMoney(const nlohmann::json& json, const std::string& where) {
+  int keys = 0;
+  for (const auto& [key, value] : json.items()) {
+    const std::string here = absl::StrCat(where, "/", key);
+    if (value.is_structured()) keys += ExpectNoMoney(value, here);
+    if (!absl::EndsWith(key, "_nanousd") || key == "reference_nanousd") continue;
+    if (json.value("machine_ns", int64_t{1}) == 0) continue;
+    EXPECT_TRUE(value.is_null()) << here << " is " << value;
+    ++keys;
+  }
+  return keys;
+}
+
 class InvoiceTest : public ::testing::Test {
  protected:
   void Fill(const std::string& card = "card") {
@@ -76,6 +93,22 @@ class InvoiceTest : public ::testing::Test {
     const auto invoice = MakeInvoice(options);
     EXPECT_TRUE(invoice.ok()) << invoice.status();
     return *invoice;
+  }
+
+  // The CSV's rows, each as what its columns' names say.
+  static std::vector<std::map<std::string, std::string>> CsvRows(const Invoice& invoice) {
+    std::vector<std::string> lines = absl::StrSplit(FormatInvoiceCsv(invoice), '\n');
+    const std::vector<std::string> names = absl::StrSplit(lines[0], ',');
+    std::vector<std::map<std::string, std::string>> rows;
+    for (size_t i = 1; i + 1 < lines.size(); ++i) {  // the last line ends too
+      const std::vector<std::string> cells = absl::StrSplit(lines[i], ',');
+      EXPECT_EQ(cells.size(), names.size()) << lines[i];
+      for (size_t c = 0; c < names.size(); ++c) {
+        if (c == 0) rows.emplace_back();
+        rows.back()[names[c]] = cells.at(c);
+      }
+    }
+    return rows;
   }
 
   static int64_t AllocationSum(const Invoice& invoice) {
@@ -156,8 +189,21 @@ TEST_F(InvoiceTest, WithoutARateMoneyIsUnknownAndNeverZero) {
   EXPECT_THAT(table, HasSubstr("no rate card"));
   EXPECT_THAT(table, Not(HasSubstr("0.000000000")));
   const auto json = nlohmann::json::parse(FormatInvoiceJson(invoice));
-  EXPECT_TRUE(json["total"]["cost_nanousd"].is_null());
+  EXPECT_TRUE(json["told"].is_null());
+  EXPECT_TRUE(json["reference"]["saving_nanousd"].is_null());
   EXPECT_EQ(json["total"]["held_ns"], 3600 * kSecondNs);
+  // Two lines, three accounts, the day, and the total with its accounts.
+  EXPECT_EQ(ExpectNoMoney(json, ""), 2 * 4 + 3 + 1 + 4 + 2 + 3 + 1);
+  int cells = 0;
+  for (const auto& row : CsvRows(invoice)) {
+    EXPECT_GT(std::stoll(row.at("machine_ns")), 0);
+    for (const auto& [name, cell] : row) {
+      if (!absl::EndsWith(name, "_nanousd") || name == "reference_nanousd") continue;
+      EXPECT_EQ(cell, "") << name << " of " << row.at("account");
+      ++cells;
+    }
+  }
+  EXPECT_EQ(cells, 5 * 4);
   EXPECT_FALSE(FormatInvoiceFocus(invoice).ok());
 }
 
@@ -298,18 +344,11 @@ TEST_F(InvoiceTest, TwoProcessesSideBySideOnOneMachineBothStillRun) {
 
 TEST_F(InvoiceTest, CsvColumnsAddUpToTheTotal) {
   Fill();
-  std::istringstream csv(FormatInvoiceCsv(Make()));
-  std::string line;
-  std::getline(csv, line);
-  EXPECT_THAT(line, HasSubstr("usage_nanousd,allocation_nanousd"));
   int64_t usage = 0;
   int64_t allocation = 0;
-  while (std::getline(csv, line)) {
-    std::vector<std::string> cells;
-    std::istringstream row(line);
-    for (std::string cell; std::getline(row, cell, ',');) cells.push_back(cell);
-    usage += std::stoll(cells.at(9));
-    allocation += std::stoll(cells.at(10));
+  for (const auto& row : CsvRows(Make())) {
+    usage += std::stoll(row.at("usage_nanousd"));
+    allocation += std::stoll(row.at("allocation_nanousd"));
   }
   EXPECT_EQ(usage, 526'000'000);
   EXPECT_EQ(allocation, 526'000'000);
