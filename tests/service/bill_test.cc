@@ -51,12 +51,13 @@ class BillTest : public ::testing::Test {
     store_.End(run);
   }
 
-  BillComparison Compare(const std::string& csv) {
+  BillComparison Compare(const std::string& csv, int64_t increment_ns = kSecondNs) {
     const auto lines = ParseBill(csv);
     EXPECT_TRUE(lines.ok()) << lines.status();
     BillOptions options;
     options.stores = {store_.path()};
     options.lines = *lines;
+    options.increment_ns = increment_ns;
     const auto comparison = CompareBill(options);
     EXPECT_TRUE(comparison.ok()) << comparison.status();
     return *comparison;
@@ -127,6 +128,23 @@ TEST_F(BillTest, ACrashLoopWhileLoadingIsBookedAtItsShareOfTheMachine) {
   EXPECT_EQ(Cause(c, BillCause::kDown), 166'666'667);
   EXPECT_EQ(Cause(c, BillCause::kUnexplained), 0);
   EXPECT_EQ(SumOf(c), c.billed_nanousd);
+}
+
+TEST_F(BillTest, WholeHoursAreBilledWhereTheIncrementIsAnHour) {
+  Hold("h", "i-h", "2026-11-03T00:00:00Z", 4500);
+  Hold("whole", "i-h", "2026-11-03T05:00:00Z", 3600);
+  const BillComparison comparison = Compare(
+      "instance,start,end,amount,usd_per_hour\n"
+      "i-h,2026-11-03T00:00:00Z,2026-11-03T01:15:00Z,1.00,0.50\n"
+      "i-h,2026-11-03T05:00:00Z,2026-11-03T06:00:00Z,0.50,0.50\n",
+      /*increment_ns=*/3600 * kSecondNs);
+  ASSERT_EQ(comparison.machines.size(), 1u);
+  const BillMachine& h = comparison.machines[0];
+  EXPECT_EQ(CauseNs(h, BillCause::kMinimum), 2700 * kSecondNs) << "of the first alone";
+  EXPECT_EQ(Cause(h, BillCause::kMinimum), 375'000'000);
+  EXPECT_EQ(Cause(h, BillCause::kPrice), 0);
+  EXPECT_EQ(Cause(h, BillCause::kUnexplained), 0);
+  EXPECT_EQ(SumOf(h), 1'500'000'000);
 }
 
 TEST_F(BillTest, WhatNothingExplainsIsUnexplained) {

@@ -4,16 +4,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "service/invoice_format.h"
-#include "service/money.h"
-#include "tests/service/made_store.h"
+#include "tests/service/invoice_fixture.h"
 
 namespace tuppence {
 namespace {
@@ -22,16 +19,6 @@ using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-constexpr int64_t kRate = 526'000;
-
-int64_t CostOf(int64_t ns) {
-  RateCard card;
-  card.micro_usd_per_hour = kRate;
-  return NanoUsd(card, ns);
-}
-
-// Two periods of half an hour around midnight in Berlin (23:00 UTC). Odd nanoseconds, so that
-// nothing divides evenly.
 // How many keys there are that end in _nanousd, each null where there is machine time beside it. A
 // reference price needs no rate card.
 int ExpectNoMoney(const nlohmann::json& json, const std::string& where) {
@@ -46,80 +33,6 @@ int ExpectNoMoney(const nlohmann::json& json, const std::string& where) {
   }
   return keys;
 }
-
-class InvoiceTest : public ::testing::Test {
- protected:
-  void Fill(const std::string& card = "card") {
-    store_.Run("r", "i-a", start_);
-    store_.Period("r", {.seconds = 1800,
-                        .accounts = {.startup_ns = 10'000'000'007},
-                        .charges = {{"acme", "", 600'000'000'001, 0, 0, 0},
-                                    {"beta", "", 200'000'000'003, 50'000'000'000, 0, 0}},
-                        .micro_usd_per_hour = kRate,
-                        .rate_card_id = card});
-    store_.Period("r", {.seconds = 1800,
-                        .accounts = {.overhead_ns = 5'000'000'011},
-                        .charges = {{"acme", "", 100'000'000'000, 0, 100'000'000'000, 0}},
-                        .micro_usd_per_hour = kRate,
-                        .rate_card_id = card});
-    store_.End("r");
-    const auto told = [&](int64_t ns) {
-      return card.empty() ? std::nullopt : std::optional<int64_t>(CostOf(ns));
-    };
-    store_.Request("r", {.id = "a1",
-                         .machine_ns = 600'000'000'001,
-                         .ended_ns = start_ + 700 * kSecondNs,
-                         .cost_nanousd = told(600'000'000'001),
-                         .reference_nanousd = 1000});
-    store_.Request("r", {.id = "b1",
-                         .tenant = "beta",
-                         .machine_ns = 150'000'000'003,
-                         .ended_ns = start_ + 800 * kSecondNs,
-                         .cost_nanousd = told(150'000'000'003)});
-    store_.Request("r", {.id = "b2",
-                         .tenant = "beta",
-                         .machine_ns = 50'000'000'000,
-                         .ended_ns = start_ + 1900 * kSecondNs,
-                         .cost_nanousd = told(50'000'000'000)});
-    store_.Request("r", {.id = "a2",
-                         .machine_ns = 100'000'000'000,
-                         .ended_ns = start_ + 2000 * kSecondNs,
-                         .cost_nanousd = told(0),
-                         .written_off = true});
-  }
-
-  Invoice Make(InvoiceOptions options = {}) {
-    if (options.stores.empty()) options.stores = {store_.path()};
-    const auto invoice = MakeInvoice(options);
-    EXPECT_TRUE(invoice.ok()) << invoice.status();
-    return *invoice;
-  }
-
-  // The CSV's rows, each as what its columns' names say.
-  static std::vector<std::map<std::string, std::string>> CsvRows(const Invoice& invoice) {
-    std::vector<std::string> lines = absl::StrSplit(FormatInvoiceCsv(invoice), '\n');
-    const std::vector<std::string> names = absl::StrSplit(lines[0], ',');
-    std::vector<std::map<std::string, std::string>> rows;
-    for (size_t i = 1; i + 1 < lines.size(); ++i) {  // the last line ends too
-      const std::vector<std::string> cells = absl::StrSplit(lines[i], ',');
-      EXPECT_EQ(cells.size(), names.size()) << lines[i];
-      for (size_t c = 0; c < names.size(); ++c) {
-        if (c == 0) rows.emplace_back();
-        rows.back()[names[c]] = cells.at(c);
-      }
-    }
-    return rows;
-  }
-
-  static int64_t AllocationSum(const Invoice& invoice) {
-    int64_t sum = invoice.unallocated_nanousd;
-    for (const auto& [key, line] : invoice.lines) sum += line.allocation_nanousd();
-    return sum;
-  }
-
-  MadeStore store_;
-  const int64_t start_ = Utc("2026-11-01T22:30:00Z");
-};
 
 TEST_F(InvoiceTest, TotalIsRateTimesTimeHeldToTheNanoDollar) {
   Fill();
@@ -166,6 +79,48 @@ TEST_F(InvoiceTest, ADayBelongsToItsTimeZone) {
   EXPECT_EQ(second.machine.nanousd, 263'000'000);
 }
 
+TEST_F(InvoiceTest, ADayOfAZoneAnHourPartOffBeginsAtItsOwnMidnight) {
+  store_.Run("r", "i-a", Utc("2026-11-01T18:00:00Z"));
+  for (const int64_t seconds : {1, 2}) {
+    store_.Period("r", {.seconds = 900, .charges = {{"acme", "", seconds * kSecondNs, 0, 0, 0}}});
+  }
+  store_.End("r");
+  InvoiceOptions options;
+  ASSERT_TRUE(absl::LoadTimeZone("Asia/Kathmandu", &options.time_zone));  // UTC+5:45
+  const Invoice kathmandu = Make(options);
+  for (const int day : {1, 2}) {
+    const InvoiceLine& line = kathmandu.lines.at({absl::CivilDay(2026, 11, day), "acme", "phi"});
+    EXPECT_EQ(line.usage.machine_ns, day * kSecondNs);
+    EXPECT_EQ(line.usage.machine_ns + line.allocated_ns, 900 * kSecondNs);
+  }
+  options.window.from_ns = *ParseInvoiceTime("2026-11-02", options.time_zone);
+  EXPECT_EQ(options.window.from_ns, Utc("2026-11-01T18:15:00Z"));
+  EXPECT_EQ(Make(options).machine.machine_ns, 900 * kSecondNs);
+}
+
+TEST_F(InvoiceTest, AllocationStaysWithinAModelAndADay) {
+  const int64_t noon_ns = Utc("2026-11-01T12:00:00Z");
+  store_.Run("phi", "i-a", noon_ns);
+  store_.Period("phi", {.seconds = 100,
+                        .charges = {{"acme", "", 60 * kSecondNs, 0, 0, 0},
+                                    {"beta", "", 20 * kSecondNs, 0, 0, 0}}});
+  store_.End("phi");
+  store_.Run("mini", "i-b", noon_ns, kPpm, "mini");
+  store_.Period("mini", {.seconds = 500, .charges = {{"acme", "mini", 10 * kSecondNs, 0, 0, 0}}});
+  store_.End("mini");
+  store_.Run("idle", "i-a", noon_ns + 86'400 * kSecondNs);
+  store_.Period("idle", {.seconds = 40, .charges = {}});
+  store_.End("idle");
+  const Invoice invoice = Make();
+  const absl::CivilDay day(2026, 11, 1);
+  EXPECT_EQ(invoice.lines.at({day, "acme", "phi"}).allocated_ns, 15 * kSecondNs);
+  EXPECT_EQ(invoice.lines.at({day, "beta", "phi"}).allocated_ns, 5 * kSecondNs);
+  EXPECT_EQ(invoice.lines.at({day, "acme", "mini"}).allocated_ns, 490 * kSecondNs);
+  EXPECT_EQ(invoice.machine_days.at({day + 1, "phi"}).unallocated_ns, 40 * kSecondNs);
+  EXPECT_EQ(invoice.unallocated_nanousd, CostOf(40 * kSecondNs)) << "nobody asked on that day";
+  EXPECT_EQ(AllocationSum(invoice), CostOf(640 * kSecondNs));
+}
+
 TEST_F(InvoiceTest, WhatCallersWereToldAddsUpToo) {
   Fill();
   const Invoice invoice = Make();
@@ -179,6 +134,73 @@ TEST_F(InvoiceTest, WhatCallersWereToldAddsUpToo) {
   EXPECT_EQ(lines.told_nanousd + lines.written_off_nanousd + lines.rounding_nanousd,
             invoice.tenants.usage.nanousd);
   EXPECT_THAT(FormatInvoiceTable(invoice), HasSubstr("rounding"));
+}
+
+// A window of the second and third of four minutes. "cut" began before it and "late" ends behind
+// it; for six seconds nothing could be stored: a request that ended then is lost, and of one that
+// went on the rest is recorded. A second process is killed after its last period.
+TEST_F(InvoiceTest, EveryLineFromToldToUsage) {
+  const auto charges = [](int64_t seconds, int64_t open, int64_t written_off, int64_t lost) {
+    return std::vector<StoredCharge>{{"acme", "", seconds * kSecondNs, open * kSecondNs,
+                                      written_off * kSecondNs, lost * kSecondNs}};
+  };
+  store_.Run("r", "i-a", start_);
+  store_.Period("r", {.charges = charges(10, 4, 0, 0)});  // "early" 6 s, "cut" 4 s
+  // "cut" 9 s, "failed" 3 s, the lost one 2 s, "mixed" 2 s and 6 s more, "late" 4 s.
+  store_.Period("r",
+                {.accounts = {.unrecorded_ns = 6 * kSecondNs}, .charges = charges(20, 4, 3, 2)});
+  store_.Period("r", {.charges = charges(8, 7, 0, 0)});  // "late" 3 s, "quick" 5 s
+  store_.Period("r", {.charges = charges(1, 0, 0, 0)});  // "late" 1 s
+  store_.End("r");
+  store_.Run("k", "i-b", start_ + 70 * kSecondNs);
+  store_.Period("k", {.seconds = 10, .charges = {}});
+  store_.End("k", /*lost_ns=*/3 * kSecondNs);
+  const auto row = [&](const char* run, const char* id, int64_t seconds, int64_t at_s,
+                       int64_t unrecorded_s = 0) {
+    store_.Request(run, {.id = id,
+                         .machine_ns = seconds * kSecondNs,
+                         .ended_ns = start_ + at_s * kSecondNs,
+                         .cost_nanousd = CostOf(seconds * kSecondNs),
+                         .unrecorded_ns = unrecorded_s * kSecondNs});
+  };
+  row("r", "early", 6, 30);
+  row("r", "cut", 13, 80);
+  row("r", "mixed", 8, 110, /*unrecorded_s=*/6);
+  row("r", "quick", 5, 150);
+  row("r", "late", 8, 200);
+  row("k", "killed", 2, 82);
+  store_.Request("r", {.id = "failed",
+                       .machine_ns = 3 * kSecondNs,
+                       .ended_ns = start_ + 90 * kSecondNs,
+                       .cost_nanousd = 0,
+                       .written_off = true});
+
+  InvoiceOptions options;
+  options.window = {start_ + 60 * kSecondNs, start_ + 180 * kSecondNs};
+  const Invoice invoice = Make(options);
+  const auto price = [](int64_t seconds) { return CostOf(seconds * kSecondNs); };
+  const Reconciliation& lines = invoice.reconciliation;
+  EXPECT_EQ(lines.told_nanousd, price(13) + price(8) + price(5) + price(2));
+  EXPECT_EQ(lines.open_nanousd, price(7 - 4)) << "\"late\" so far, without what \"cut\" had used";
+  EXPECT_EQ(lines.written_off_nanousd, price(3));
+  EXPECT_EQ(lines.lost_nanousd, price(2));
+  EXPECT_EQ(lines.unrecorded_nanousd, price(6));
+  EXPECT_EQ(lines.not_booked_nanousd, price(2));
+  EXPECT_LE(std::abs(lines.rounding_nanousd), 5);
+  EXPECT_EQ(lines.other_nanousd, 0);
+  EXPECT_EQ(invoice.tenants.usage.nanousd, price(28));
+  EXPECT_EQ(lines.told_nanousd + lines.open_nanousd + lines.written_off_nanousd +
+                lines.lost_nanousd - lines.unrecorded_nanousd - lines.not_booked_nanousd +
+                lines.rounding_nanousd,
+            invoice.tenants.usage.nanousd);
+  EXPECT_EQ(invoice.accounts[static_cast<int>(OtherAccount::kUnrecorded)].machine_ns,
+            6 * kSecondNs);
+  const std::string table = FormatInvoiceTable(invoice);
+  for (const char* line : {"told on answers", "open", "written off", "lost", "booked as unrecorded",
+                           "after a process's last period", "rounding", "unrecorded +6.000"}) {
+    EXPECT_THAT(table, ContainsRegex(line));
+  }
+  EXPECT_THAT(table, Not(HasSubstr("rates that changed")));
 }
 
 TEST_F(InvoiceTest, WithoutARateMoneyIsUnknownAndNeverZero) {
@@ -235,85 +257,6 @@ TEST_F(InvoiceTest, AtLowLoadTheApiWouldHaveBeenCheaper) {
   EXPECT_THAT(table, HasSubstr("Break-even: 2,923 requests"));
 }
 
-TEST_F(InvoiceTest, TimeNotBookedIsUnaccountedAndTimeBetweenProcessesDown) {
-  store_.Run("first", "i-a", start_);
-  store_.Period("first", {.seconds = 60, .charges = {}});
-  store_.End("first", /*lost_ns=*/7 * kSecondNs);
-  store_.Request("first", {.id = "told",
-                           .machine_ns = kSecondNs,
-                           .ended_ns = start_ + 65 * kSecondNs,
-                           .cost_nanousd = CostOf(kSecondNs)});
-  store_.Run("second", "i-a", start_ + 100 * kSecondNs);
-  store_.Period("second", {.seconds = 20, .charges = {}});
-  store_.End("second");
-  const Invoice invoice = Make();
-  EXPECT_EQ(invoice.accounts[static_cast<int>(OtherAccount::kUnaccounted)].machine_ns,
-            7 * kSecondNs);
-  EXPECT_EQ(invoice.down_ns, 33 * kSecondNs);
-  EXPECT_EQ(invoice.machine.machine_ns, 87 * kSecondNs);
-  EXPECT_EQ(invoice.machine.nanousd, CostOf(87 * kSecondNs));
-  EXPECT_EQ(invoice.reconciliation.not_booked_nanousd, CostOf(kSecondNs));
-  EXPECT_EQ(invoice.reconciliation.other_nanousd, 0);
-}
-
-TEST_F(InvoiceTest, AProcessKilledBeforeItsFirstPeriodCostsWhatItsNeighbourDid) {
-  store_.Run("killed", "i-a", start_);
-  store_.End("killed", /*lost_ns=*/30 * kSecondNs);
-  store_.Run("next", "i-a", start_ + 40 * kSecondNs);
-  store_.Period("next", {.seconds = 20, .charges = {}});
-  store_.End("next");
-  store_.Run("last", "i-a", start_ + 60 * kSecondNs);
-  store_.End("last", /*lost_ns=*/10 * kSecondNs);
-  const Invoice invoice = Make();
-  EXPECT_EQ(invoice.machine.unpriced_ns, 0);
-  EXPECT_EQ(invoice.machine.nanousd, CostOf(60 * kSecondNs));
-}
-
-TEST_F(InvoiceTest, AWindowOfNothingButACrashLoopIsAnInvoice) {
-  for (int i = 0; i < 3; ++i) {
-    const std::string run = absl::StrCat("loop", i);
-    store_.Run(run, "i-a", start_ + i * 60 * kSecondNs);
-    store_.End(run, /*lost_ns=*/40 * kSecondNs);
-  }
-  const int64_t well_ns = start_ + 600 * kSecondNs;
-  store_.Run("well", "i-a", well_ns);
-  store_.Period("well", {.seconds = 60, .charges = {}});
-  store_.End("well");
-  InvoiceOptions options;
-  options.window.to_ns = well_ns;
-  const Invoice loop = Make(options);
-  EXPECT_EQ(loop.periods, 0);
-  EXPECT_EQ(loop.runs, 3);
-  EXPECT_EQ(loop.machine.nanousd, CostOf(120 * kSecondNs));
-  const std::string table = FormatInvoiceTable(loop);
-  EXPECT_THAT(table, HasSubstr("Rate cards: card."));
-  EXPECT_THAT(table, ContainsRegex("unaccounted +120"));
-  EXPECT_THAT(table, HasSubstr(FormatUsd(CostOf(120 * kSecondNs))));
-  EXPECT_THAT(table, HasSubstr("480.000 s between two processes"));
-  options.window = {well_ns + 60 * kSecondNs, well_ns + 61 * kSecondNs};
-  EXPECT_THAT(FormatInvoiceTable(Make(options)), HasSubstr("Nothing is booked in this time."));
-}
-
-TEST_F(InvoiceTest, AProcessThatEndsWhileItLoadsCostsItsShareAndItsTenantsTheRest) {
-  for (int i = 0; i < 3; ++i) {
-    const std::string run = absl::StrCat("loads", i);
-    store_.Run(run, "i-a", start_ + i * 40 * kSecondNs, /*machine_share_ppm=*/250'000,
-               /*model=*/"");
-    store_.End(run, /*lost_ns=*/30 * kSecondNs);
-  }
-  store_.Run("ready", "i-a", start_ + 120 * kSecondNs, /*machine_share_ppm=*/250'000);
-  store_.Period("ready", {.seconds = 60, .charges = {{"acme", "", kSecondNs, 0, 0, 0}}});
-  store_.End("ready");
-  store_.Run("last", "i-a", start_ + 200 * kSecondNs, /*machine_share_ppm=*/250'000, /*model=*/"");
-  store_.End("last", /*lost_ns=*/10 * kSecondNs);
-  const Invoice invoice = Make();
-  EXPECT_EQ(invoice.machine.machine_ns, 160 * kSecondNs);
-  EXPECT_EQ(invoice.machine.nanousd, CostOf(40 * kSecondNs)) << "a quarter of the machine's";
-  EXPECT_EQ(invoice.machine_days.size(), 1u) << "all of it loaded phi";
-  EXPECT_EQ(invoice.unallocated_ns, 0);
-  EXPECT_EQ(invoice.tenants.allocation_nanousd(), invoice.machine.nanousd);
-}
-
 TEST_F(InvoiceTest, AShareOfAMachineAndSeveralStoresAddUp) {
   Fill();
   MadeStore other;
@@ -325,21 +268,6 @@ TEST_F(InvoiceTest, AShareOfAMachineAndSeveralStoresAddUp) {
   EXPECT_EQ(Make(options).machine.nanousd, 526'000'000 + 131'500'000);
   options.stores = {store_.path(), store_.path()};
   EXPECT_THAT(std::string(MakeInvoice(options).status().message()), HasSubstr("give each store"));
-}
-
-TEST_F(InvoiceTest, TwoProcessesSideBySideOnOneMachineBothStillRun) {
-  MadeStore other;
-  for (MadeStore* store : {&store_, &other}) {
-    store->Run(store == &other ? "o" : "r", "i-a", start_, /*machine_share_ppm=*/500'000);
-    store->Period(store == &other ? "o" : "r", {.seconds = 60, .charges = {}});
-  }
-  store_.Request("r", {.id = "late", .ended_ns = start_ + 65 * kSecondNs});
-  InvoiceOptions options;
-  options.stores = {store_.path(), other.path()};
-  const Invoice invoice = Make(options);
-  EXPECT_EQ(invoice.not_booked_ns, 5 * kSecondNs);
-  EXPECT_EQ(invoice.accounts[static_cast<int>(OtherAccount::kUnaccounted)].machine_ns, 0);
-  EXPECT_EQ(invoice.machine.nanousd, CostOf(60 * kSecondNs)) << "two halves of one machine";
 }
 
 TEST_F(InvoiceTest, CsvColumnsAddUpToTheTotal) {

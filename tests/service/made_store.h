@@ -34,6 +34,7 @@ struct MadeRequest {
   std::optional<int64_t> cost_nanousd = {};
   bool written_off = false;
   std::optional<int64_t> reference_nanousd = {};
+  int64_t unrecorded_ns = 0;  // of machine_ns
 };
 
 class MadeStore {
