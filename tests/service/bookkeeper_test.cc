@@ -11,6 +11,7 @@
 #include "scheduler/null_executor.h"
 #include "scheduler/refusal.h"
 #include "service/usage_store.h"
+#include "service/verify_books.h"
 #include "tests/service/usage_files.h"
 #include "tests/support/crash_disk.h"
 
@@ -374,6 +375,8 @@ class EngineAndStoreTest : public BookkeeperTest {
     int64_t machine_ns = 0;
     for (const Cost& cost : told_) machine_ns += cost.machine_ns;
     EXPECT_EQ(machine_ns, Sum("SELECT sum(request_ns + unrecorded_ns) FROM periods"));
+    const auto verified = VerifyBooks(path_);  // rows and open charges at the end of every period
+    EXPECT_TRUE(verified.ok()) << verified.status();
   }
   int64_t told_unrecorded() const {
     return std::count_if(told_.begin(), told_.end(), [](const Cost& c) { return c.unrecorded; });
