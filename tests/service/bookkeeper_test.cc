@@ -156,6 +156,47 @@ TEST_P(BrokenDiskTest, AHoldIsInTheStoreUntilTheRowIsAndTheRowsCostIsSpentFromTh
   End();
 }
 
+// Or what waits would grow for as long as the disk is full.
+TEST_P(BrokenDiskTest, HoldsThatBeganAndEndedMeanwhileNeverReachTheStore) {
+  Budgets budgets;
+  budgets.SetBudgets({.tenants = {}, .others = Budget{1'000'000, BudgetSpan::kMonth}});
+  options_.budgets = &budgets;
+  options_.when_unrecordable = WhenUnrecordable::kServe;
+  Begin();
+  Publish(0).end();
+  Alter(path_, "CREATE TABLE seen (what TEXT)");
+  for (const char* what : {"INSERT", "DELETE"}) {
+    Alter(path_,
+          absl::StrCat("CREATE TRIGGER ", what, "_seen AFTER ", what,
+                       " ON budget_holds BEGIN INSERT INTO seen VALUES ('", what, "'); END"));
+  }
+  Break();
+  Publish(1).end();
+  ASSERT_TRUE(unrecorded_);
+  const auto unrecorded = [](int64_t number) {
+    EndedRequest ended = MakeEnded(number);
+    ended.row.unrecorded = true;
+    return ended;
+  };
+  for (int64_t number = 2; number < 100; number += 2) {
+    EndedRequest ended = unrecorded(number);
+    ASSERT_TRUE(budgets
+                    .Hold({.request_id = ended.row.id,
+                           .tenant = ended.row.tenant,
+                           .nanousd = 1,
+                           .held_utc_ns = ended.row.received_utc_ns})
+                    .ok());
+    Publish(unrecorded(number + 1)).end();  // with it the books take the hold
+    Publish(std::move(ended)).end();
+  }
+  disk_.Repair();
+  ASSERT_TRUE(Soon([&] { return !unrecorded_; }));
+  Publish(100).end();
+  EXPECT_THAT(Query(path_, "SELECT what FROM seen"), IsEmpty());
+  EXPECT_THAT(Rows(), ElementsAre("request-0", "request-1", "request-100"));
+  End();
+}
+
 INSTANTIATE_TEST_SUITE_P(Disks, BrokenDiskTest,
                          testing::Values(CrashDisk::Fault::kFull, CrashDisk::Fault::kNoSync),
                          [](const auto& info) {
