@@ -2,9 +2,10 @@
 // measured time divided among the requests that shared it, in integers that add up; and the periods
 // that all of it falls into. Used by the engine. Thread: engine only.
 //
-// A period ends at a cut: after about a minute, at every quarter-hour of UTC and when the rate card
-// changes. Time that no step uses is cut at the quarter-hour itself; a step that runs across it
-// belongs to the period it began in. Where the clock on the wall jumps, the period at hand ends.
+// A period ends at a cut: after about a minute, at every quarter-hour of UTC, when the startup ends
+// and when the rate card changes. Time that no step uses is cut at the quarter-hour itself; a step
+// that runs across it belongs to the period it began in. Where the clock on the wall jumps, the
+// period at hand ends.
 #pragma once
 
 #include <cstdint>

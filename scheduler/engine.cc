@@ -192,7 +192,11 @@ EngineSnapshot Engine::Snapshot() const {
 bool Engine::Step() {
   step_begin_ns_ = clock_->NowNs();
   if (!std::exchange(started_, true)) {
-    ledger_.Cut(CostLedger::Account::kStartup, step_begin_ns_, clock_->UtcNs());
+    // A period of its own: from now on the books know this process, its startup and its card,
+    // should it be killed within a minute.
+    const int64_t utc_now_ns = clock_->UtcNs();
+    ledger_.Cut(CostLedger::Account::kStartup, step_begin_ns_, utc_now_ns);
+    ledger_.ClosePeriod(utc_now_ns);
   }
   if (records_full_) PublishRecord();
   // Read before the inbox: once it is set nothing more goes in, so that what is taken now is all.

@@ -1,7 +1,7 @@
-// Period: a page of the books, about a minute long. Closed by the ledger at the end of a step or an
-// idle wait, kept by the usage store; invoices are made from periods alone. A new rate card and
-// every quarter-hour of UTC begin a new one, so that a day in any time zone is a set of whole
-// periods.
+// Period: a page of the books, about a minute long; the first one is the startup, however long that
+// took. Closed by the ledger at the end of a step or an idle wait, kept by the usage store;
+// invoices are made from periods alone. A new rate card and every quarter-hour of UTC begin a new
+// one, so that a day in any time zone is a set of whole periods.
 #pragma once
 
 #include <cstdint>

@@ -289,6 +289,20 @@ const std::array<const char*, kBillCauses> kBillCauseNames = {
     "before start", "down",  "after exit", "minimum and increment",
     "other share",  "price", "unexplained"};
 
+std::optional<int64_t> BillMachine::booked_money() const {
+  if (booked_ns > 0 && unpriced_ns == booked_ns) return std::nullopt;
+  return booked_nanousd;
+}
+
+std::optional<int64_t> BillMachine::cause_money(int cause) const {
+  const bool no_rate = unpriced_ns == booked_ns && cause_nanousd[cause] == 0;
+  // The others' share is of the time booked, and has none of its own.
+  const int64_t ns =
+      cause == static_cast<int>(BillCause::kOtherShare) ? booked_ns : cause_ns[cause];
+  if (no_rate && ns != 0) return std::nullopt;
+  return cause_nanousd[cause];
+}
+
 absl::StatusOr<BillComparison> CompareBill(const BillOptions& options) {
   HeldByInstance held;
   for (const std::string& path : options.stores) {

@@ -53,6 +53,10 @@ struct BillMachine {
   std::array<int64_t, kBillCauses> cause_ns = {};
   bool price_from_bill = false;  // nothing names the price: it is what the bill comes to
   bool has_store = false;        // a run of this instance is in the stores
+
+  // None where no rate is known to price that time at: never zero.
+  std::optional<int64_t> booked_money() const;
+  std::optional<int64_t> cause_money(int cause) const;
 };
 
 struct BillOptions {

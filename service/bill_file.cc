@@ -53,31 +53,37 @@ bool Shown(const BillMachine& machine, int cause) {
   return always || machine.cause_nanousd[cause] != 0;
 }
 
+std::string MoneyText(std::optional<int64_t> nanousd) {
+  return nanousd.has_value() ? FormatUsd(*nanousd) : "no rate card";
+}
+
 void AddMachine(const BillMachine& machine, const std::string& name, TextTable* table) {
-  const bool unknown = machine.booked_ns > 0 && machine.unpriced_ns == machine.booked_ns;
-  table->Row({name, "booked", Seconds(machine.booked_ns),
-              unknown ? "no rate card" : FormatUsd(machine.booked_nanousd)});
+  table->Row({name, "booked", Seconds(machine.booked_ns), MoneyText(machine.booked_money())});
   for (int i = 0; i < kBillCauses; ++i) {
     if (!Shown(machine, i)) continue;
     table->Row({"", kBillCauseNames[i],
                 machine.cause_ns[i] != 0 ? Seconds(machine.cause_ns[i]) : "",
-                FormatUsd(machine.cause_nanousd[i])});
+                MoneyText(machine.cause_money(i))});
   }
   table->Row({"", "billed", Seconds(machine.billed_ns), FormatUsd(machine.billed_nanousd)});
+}
+
+nlohmann::ordered_json MoneyJson(std::optional<int64_t> nanousd) {
+  return nanousd.has_value() ? nlohmann::ordered_json(*nanousd) : nlohmann::ordered_json();
 }
 
 nlohmann::ordered_json MachineJson(const BillMachine& machine) {
   nlohmann::ordered_json json = {{"instance", machine.instance},
                                  {"billed_nanousd", machine.billed_nanousd},
                                  {"billed_ns", machine.billed_ns},
-                                 {"booked_nanousd", machine.booked_nanousd},
+                                 {"booked_nanousd", MoneyJson(machine.booked_money())},
                                  {"booked_ns", machine.booked_ns},
                                  {"unpriced_ns", machine.unpriced_ns},
                                  {"price_from_bill", machine.price_from_bill},
                                  {"has_store", machine.has_store}};
   for (int i = 0; i < kBillCauses; ++i) {
     json["causes"][kBillCauseNames[i]] = {{"ns", machine.cause_ns[i]},
-                                          {"nanousd", machine.cause_nanousd[i]}};
+                                          {"nanousd", MoneyJson(machine.cause_money(i))}};
   }
   return json;
 }
@@ -145,13 +151,13 @@ std::string FormatBillTable(const BillComparison& comparison) {
 std::string FormatBillCsv(const BillComparison& comparison) {
   std::string csv = "instance,cause,ns,nanousd\n";
   for (const BillMachine& machine : comparison.machines) {
-    const auto row = [&](const char* cause, int64_t ns, int64_t nanousd) {
-      absl::StrAppend(&csv, CsvCell(machine.instance), ",", CsvCell(cause), ",", ns, ",", nanousd,
-                      "\n");
+    const auto row = [&](const char* cause, int64_t ns, std::optional<int64_t> nanousd) {
+      absl::StrAppend(&csv, CsvCell(machine.instance), ",", CsvCell(cause), ",", ns, ",",
+                      nanousd.has_value() ? absl::StrCat(*nanousd) : "", "\n");
     };
-    row("booked", machine.booked_ns, machine.booked_nanousd);
+    row("booked", machine.booked_ns, machine.booked_money());
     for (int i = 0; i < kBillCauses; ++i) {
-      row(kBillCauseNames[i], machine.cause_ns[i], machine.cause_nanousd[i]);
+      row(kBillCauseNames[i], machine.cause_ns[i], machine.cause_money(i));
     }
     row("billed", machine.billed_ns, machine.billed_nanousd);
   }

@@ -71,6 +71,7 @@ class InvoiceMaker {
   absl::Status ReadStore(UsageReader* reader) {
     absl::StatusOr<std::vector<StoredRun>> runs = reader->Runs();
     if (!runs.ok()) return runs.status();
+    NameModels(&*runs);
     for (StoredRun& run : *runs) {
       const auto [known, added] = store_of_run_.emplace(run.run_id, reader->path());
       if (!added) {
@@ -92,6 +93,23 @@ class InvoiceMaker {
     status.Update(removed.status());
     if (status.ok()) invoice_.removed_rows += *removed;
     return status;
+  }
+
+  // A process that ended while it loaded never said what. Its machine's next one that did loaded
+  // the same, as far as anybody knows; or else the one before.
+  static void NameModels(std::vector<StoredRun>* runs) {
+    std::map<std::string, std::string> near;  // by instance
+    const auto name = [&near](StoredRun* run) {
+      std::string& model = near[run->instance];
+      if (run->model.empty()) {
+        run->model = model;
+      } else {
+        model = run->model;
+      }
+    };
+    for (auto run = runs->rbegin(); run != runs->rend(); ++run) name(&*run);
+    near.clear();
+    for (StoredRun& run : *runs) name(&run);
   }
 
   absl::StatusOr<const StoredRun*> RunOf(const std::string& path, const std::string& run_id) {
@@ -133,7 +151,7 @@ class InvoiceMaker {
   void Book(const StoredRun& run, const StoredPeriod& period, const RateCard& card) {
     ++invoice_.periods;
     runs_in_window_.insert(run.run_id);
-    if (card.known() && cards_met_.insert(card.id).second) invoice_.rate_cards.push_back(card.id);
+    NoteCard(card);
     const absl::CivilDay day = days_.DayOf(period.utc_start_ns);
     const AccountTotals& booked = period.accounts;
     std::array<PricedTime, kOtherAccounts>& accounts =
@@ -148,6 +166,10 @@ class InvoiceMaker {
       line.written_off.Add(card, charge.written_off_ns);
       if (card.known()) exact_.lost += ExactMoneyOf(card, charge.lost_ns);
     }
+  }
+
+  void NoteCard(const RateCard& card) {
+    if (card.known() && cards_met_.insert(card.id).second) invoice_.rate_cards.push_back(card.id);
   }
 
   // The periods of a run are all seen.
@@ -171,6 +193,7 @@ class InvoiceMaker {
     if (!row.written_off) AddReference(row, &line);
     if (!row.cost_nanousd.has_value()) return absl::OkStatus();
     line.told_nanousd += *row.cost_nanousd;
+    ++line.told_requests;
     if (row.ended_ns > (*run)->booked_until_ns) {
       invoice_.reconciliation.not_booked_nanousd += *row.cost_nanousd;
       return absl::OkStatus();
@@ -235,6 +258,7 @@ class InvoiceMaker {
       return;
     }
     const RateCard card = CardAt(run, run.last_card, utc_ns);
+    NoteCard(card);
     MachineDay& day = invoice_.machine_days[{days_.DayOf(utc_ns), run.model}];
     day.accounts[static_cast<int>(OtherAccount::kUnaccounted)].Add(card, ns);
     runs_in_window_.insert(run.run_id);
@@ -263,8 +287,7 @@ class InvoiceMaker {
 
   void Allocate() {
     for (auto& [key, day] : invoice_.machine_days) {
-      PricedTime pool;
-      for (const PricedTime& account : day.accounts) pool.Add(account);
+      const PricedTime pool = day.all();
       std::vector<InvoiceLine*> lines;
       for (auto& [line_key, line] : invoice_.lines) {
         if (line_key.day == key.day && line_key.model == key.model && line.usage.machine_ns > 0) {
@@ -306,6 +329,7 @@ class InvoiceMaker {
       sum.cached_tokens += line.cached_tokens;
       sum.completion_tokens += line.completion_tokens;
       sum.told_nanousd += line.told_nanousd;
+      sum.told_requests += line.told_requests;
       sum.reference_nanousd += line.reference_nanousd;
       sum.reference_requests += line.reference_requests;
       sum.usage.Add(line.usage);
@@ -379,6 +403,12 @@ void PricedTime::Add(const PricedTime& other) {
   unpriced_ns += other.unpriced_ns;
   exact += other.exact;
   nanousd += other.nanousd;
+}
+
+PricedTime MachineDay::all() const {
+  PricedTime all;
+  for (const PricedTime& account : accounts) all.Add(account);
+  return all;
 }
 
 std::optional<int64_t> Invoice::break_even_requests() const {

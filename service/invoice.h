@@ -52,6 +52,8 @@ struct PricedTime {
 
   void Add(const RateCard& card, int64_t ns);
   void Add(const PricedTime& other);
+  // None of it has a price, and it is some: what it cost is unknown, not nothing.
+  bool unpriced() const { return machine_ns > 0 && unpriced_ns == machine_ns; }
 };
 
 struct InvoiceKey {
@@ -71,6 +73,7 @@ struct InvoiceLine {
   int64_t cached_tokens = 0;
   int64_t completion_tokens = 0;
   int64_t told_nanousd = 0;
+  int64_t told_requests = 0;  // rows that were told a cost
   int64_t reference_nanousd = 0;
   int64_t reference_requests = 0;  // rows with a reference price
   // Time charged on that day.
@@ -80,6 +83,8 @@ struct InvoiceLine {
   int64_t allocated_nanousd = 0;
 
   int64_t allocation_nanousd() const { return usage.nanousd + allocated_nanousd; }
+  // Some answer was told a cost, or none could have been told one.
+  bool told() const { return told_requests > 0 || (requests == 0 && !usage.unpriced()); }
 };
 
 // A day of one model's machines.
@@ -96,6 +101,8 @@ struct MachineDay {
   std::array<PricedTime, kOtherAccounts> accounts;
   int64_t unallocated_ns = 0;  // nobody was there to take it, or --allocate=none
   int64_t unallocated_nanousd = 0;
+
+  PricedTime all() const;  // what the day's tenants share, or nobody takes
 };
 
 // From what callers were told to the price of what they used:

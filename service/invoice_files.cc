@@ -24,15 +24,30 @@ std::string CsvRow(const std::vector<std::string>& cells) {
       "\n");
 }
 
-// Money, or nothing where no rate is known: never zero.
-std::string MoneyCell(const PricedTime& time, int64_t nanousd) {
-  const bool unknown = time.machine_ns > 0 && time.unpriced_ns == time.machine_ns;
-  return unknown ? "" : absl::StrCat(nanousd);
+// Money of that time, or none where no rate is known: never zero.
+std::optional<int64_t> Money(const PricedTime& time, int64_t nanousd) {
+  return time.unpriced() ? std::nullopt : std::optional(nanousd);
 }
 
-Json MoneyJson(const PricedTime& time, int64_t nanousd) {
-  const bool unknown = time.machine_ns > 0 && time.unpriced_ns == time.machine_ns;
-  return unknown ? Json(nullptr) : Json(nanousd);
+std::optional<int64_t> Credit(const InvoiceLine& line) {
+  return Money(line.written_off.machine_ns > 0 ? line.written_off : line.usage,
+               -line.written_off.nanousd);
+}
+
+std::optional<int64_t> Told(const InvoiceLine& line) {
+  return line.told() ? std::optional(line.told_nanousd) : std::nullopt;
+}
+
+std::optional<int64_t> Reference(const InvoiceLine& line) {
+  return line.reference_requests > 0 ? std::optional(line.reference_nanousd) : std::nullopt;
+}
+
+std::string Cell(std::optional<int64_t> nanousd) {
+  return nanousd.has_value() ? absl::StrCat(*nanousd) : "";
+}
+
+Json OrNull(std::optional<int64_t> nanousd) {
+  return nanousd.has_value() ? Json(*nanousd) : Json();
 }
 
 Json LineJson(const InvoiceLine& line) {
@@ -42,22 +57,23 @@ Json LineJson(const InvoiceLine& line) {
                {"completion_tokens", line.completion_tokens},
                {"machine_ns", line.usage.machine_ns},
                {"unpriced_ns", line.usage.unpriced_ns},
-               {"usage_nanousd", MoneyJson(line.usage, line.usage.nanousd)},
+               {"usage_nanousd", OrNull(Money(line.usage, line.usage.nanousd))},
                {"allocated_ns", line.allocated_ns},
-               {"allocation_nanousd", MoneyJson(line.usage, line.allocation_nanousd())},
+               {"allocation_nanousd", OrNull(Money(line.usage, line.allocation_nanousd()))},
                {"written_off_ns", line.written_off.machine_ns},
-               {"credit_nanousd", -line.written_off.nanousd},
-               {"told_nanousd", line.told_nanousd}};
+               {"credit_nanousd", OrNull(Credit(line))},
+               {"told_nanousd", OrNull(Told(line))}};
   json["reference_requests"] = line.reference_requests;
-  json["reference_nanousd"] = line.reference_requests > 0 ? Json(line.reference_nanousd) : Json();
+  json["reference_nanousd"] = OrNull(Reference(line));
   return json;
 }
 
 Json AccountsJson(const std::array<PricedTime, kOtherAccounts>& accounts) {
   Json json = Json::object();
   for (int i = 0; i < kOtherAccounts; ++i) {
-    json[kOtherAccountNames[i]] = {{"machine_ns", accounts[i].machine_ns},
-                                   {"cost_nanousd", MoneyJson(accounts[i], accounts[i].nanousd)}};
+    json[kOtherAccountNames[i]] = {
+        {"machine_ns", accounts[i].machine_ns},
+        {"cost_nanousd", OrNull(Money(accounts[i], accounts[i].nanousd))}};
   }
   return json;
 }
@@ -100,10 +116,10 @@ Json TotalJson(const Invoice& invoice) {
   json["periods"] = invoice.periods;
   json["accounts"] = AccountsJson(invoice.accounts);
   json["unallocated_ns"] = invoice.unallocated_ns;
-  json["unallocated_nanousd"] = invoice.unallocated_nanousd;
+  json["unallocated_nanousd"] = OrNull(Money(invoice.machine, invoice.unallocated_nanousd));
   json["held_ns"] = invoice.machine.machine_ns;
   json["held_unpriced_ns"] = invoice.machine.unpriced_ns;
-  json["cost_nanousd"] = MoneyJson(invoice.machine, invoice.machine.nanousd);
+  json["cost_nanousd"] = OrNull(Money(invoice.machine, invoice.machine.nanousd));
   json["down_ns"] = invoice.down_ns;
   json["not_booked_ns"] = invoice.not_booked_ns;
   json["removed_rows"] = invoice.removed_rows;
@@ -198,10 +214,9 @@ std::string FormatInvoiceCsv(const Invoice& invoice) {
     csv += CsvRow({FormatDay(key.day), key.tenant, key.model, "request",
                    absl::StrCat(line.requests), absl::StrCat(line.prompt_tokens),
                    absl::StrCat(line.cached_tokens), absl::StrCat(line.completion_tokens),
-                   absl::StrCat(line.usage.machine_ns), MoneyCell(line.usage, line.usage.nanousd),
-                   MoneyCell(line.usage, line.allocation_nanousd()),
-                   absl::StrCat(-line.written_off.nanousd), absl::StrCat(line.told_nanousd),
-                   line.reference_requests > 0 ? absl::StrCat(line.reference_nanousd) : ""});
+                   absl::StrCat(line.usage.machine_ns), Cell(Money(line.usage, line.usage.nanousd)),
+                   Cell(Money(line.usage, line.allocation_nanousd())), Cell(Credit(line)),
+                   Cell(Told(line)), Cell(Reference(line))});
   }
   for (const auto& [key, day] : invoice.machine_days) {
     const bool taken = day.unallocated_ns == 0 && day.unallocated_nanousd == 0;
@@ -209,8 +224,8 @@ std::string FormatInvoiceCsv(const Invoice& invoice) {
       const PricedTime& account = day.accounts[i];
       if (account.machine_ns == 0) continue;
       csv += CsvRow({FormatDay(key.day), "", key.model, kOtherAccountNames[i], "", "", "", "",
-                     absl::StrCat(account.machine_ns), MoneyCell(account, account.nanousd),
-                     taken ? "0" : MoneyCell(account, account.nanousd), "", "", ""});
+                     absl::StrCat(account.machine_ns), Cell(Money(account, account.nanousd)),
+                     Cell(Money(account, taken ? 0 : account.nanousd)), "", "", ""});
     }
   }
   return csv;
@@ -237,14 +252,16 @@ std::string FormatInvoiceJson(const Invoice& invoice) {
   }
   json["machine_days"] = Json::array();
   for (const auto& [key, day] : invoice.machine_days) {
-    json["machine_days"].push_back({{"day", FormatDay(key.day)},
-                                    {"model", key.model},
-                                    {"accounts", AccountsJson(day.accounts)},
-                                    {"unallocated_ns", day.unallocated_ns},
-                                    {"unallocated_nanousd", day.unallocated_nanousd}});
+    json["machine_days"].push_back(
+        {{"day", FormatDay(key.day)},
+         {"model", key.model},
+         {"accounts", AccountsJson(day.accounts)},
+         {"unallocated_ns", day.unallocated_ns},
+         {"unallocated_nanousd", OrNull(Money(day.all(), day.unallocated_nanousd))}});
   }
   json["total"] = TotalJson(invoice);
-  json["told"] = options.reprice.has_value() ? Json() : ReconciliationJson(invoice.reconciliation);
+  const bool told = invoice.priced() && !options.reprice.has_value();
+  json["told"] = told ? ReconciliationJson(invoice.reconciliation) : Json();
   json["reference"] = ReferenceJson(invoice);
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }

@@ -13,7 +13,7 @@ namespace {
 constexpr char kNoRate[] = "no rate card";
 
 std::string Money(const PricedTime& time, int64_t nanousd) {
-  if (time.machine_ns > 0 && time.unpriced_ns == time.machine_ns) return kNoRate;
+  if (time.unpriced()) return kNoRate;
   if (time.machine_ns == 0 && nanousd == 0) return "-";
   return FormatUsd(nanousd);
 }
@@ -59,7 +59,7 @@ std::string LinesTable(const Invoice& invoice) {
                WithCommas(line.prompt_tokens), WithCommas(line.cached_tokens),
                WithCommas(line.completion_tokens), Seconds(line.usage.machine_ns),
                Money(line.usage, line.usage.nanousd),
-               line.written_off.nanousd > 0 ? FormatUsd(-line.written_off.nanousd) : "-",
+               Money(line.written_off, -line.written_off.nanousd),
                Money(line.usage, line.allocation_nanousd())});
   };
   for (const auto& [key, line] : invoice.lines) {
@@ -188,7 +188,9 @@ const char* AllocationName(Allocation allocation) {
 }
 
 std::string FormatInvoiceTable(const Invoice& invoice) {
-  if (invoice.periods == 0 && invoice.tenants.requests == 0) {
+  // A process that never lived to its first period held the machine all the same.
+  const bool held = invoice.machine.machine_ns > 0 || invoice.not_booked_ns > 0;
+  if (!held && invoice.down_ns == 0 && invoice.tenants.requests == 0) {
     return absl::StrCat(Heading(invoice), "Nothing is booked in this time.\n");
   }
   std::string text =

@@ -118,13 +118,15 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadAndTell(const ServeOptions& opt
 
 // Null where none is asked for.
 absl::StatusOr<std::unique_ptr<UsageStore>> OpenStore(const ServeOptions& options,
-                                                      int64_t started_ns, const Clock* clock) {
+                                                      int64_t machine_share_ppm, int64_t started_ns,
+                                                      const Clock* clock) {
   if (options.usage_store.empty()) return nullptr;
   const int64_t started_utc_ns = clock->UtcNs() - (clock->NowNs() - started_ns);
   return UsageStore::Open(
       {.path = options.usage_store, .keep_requests_days = options.keep_requests_days},
       {.instance = options.instance,
        .version = kVersion,
+       .machine_share_ppm = machine_share_ppm,
        .started_ns = started_ns,
        .started_utc_ns = started_utc_ns},
       clock);
@@ -351,7 +353,7 @@ int Serve(const ServeOptions& options) {
   TenantRates tenant_rates;
   const auto files = OpenFiles(options);
   if (!files.ok()) return Fail(files.status());
-  auto store = OpenStore(options, started_ns, &clock);
+  auto store = OpenStore(options, rates.machine_share_ppm(), started_ns, &clock);
   if (!store.ok()) return Fail(store.status());
   auto loaded = LoadAndTell(options);
   if (!loaded.ok()) return Fail(loaded.status());
@@ -365,8 +367,8 @@ int Serve(const ServeOptions& options) {
   std::atomic<bool> unrecorded = false;
   engine_options.unrecorded = &unrecorded;
   if (*store != nullptr) {
-    absl::Status named = (*store)->NameModel(
-        (*loaded)->served.name, (*loaded)->served.arithmetic_id, rates.machine_share_ppm());
+    absl::Status named =
+        (*store)->NameModel((*loaded)->served.name, (*loaded)->served.arithmetic_id);
     if (!named.ok()) return Fail(named);
     const auto spend = (*store)->SpendOfMonth(clock.UtcNs());
     if (!spend.ok()) return Fail(spend.status());

@@ -70,9 +70,8 @@ constexpr char kDateKilledRuns[] =
 
 constexpr char kInsertRun[] = R"sql(
 INSERT INTO runs (run_id, instance, boot_id, version, model, arithmetic_id, machine_share_ppm,
-  started_ns, started_utc_ns) VALUES (?, ?, ?, ?, '', '', 1000000, ?, ?))sql";
-constexpr char kNameModel[] =
-    "UPDATE runs SET model = ?, arithmetic_id = ?, machine_share_ppm = ? WHERE run_id = ?";
+  started_ns, started_utc_ns) VALUES (?, ?, ?, ?, '', '', ?, ?, ?))sql";
+constexpr char kNameModel[] = "UPDATE runs SET model = ?, arithmetic_id = ? WHERE run_id = ?";
 constexpr char kEndRun[] =
     "UPDATE runs SET ended_ns = ?1, ended_utc_ns = started_utc_ns + (?1 - started_ns) "
     "WHERE run_id = ?2";
@@ -241,19 +240,18 @@ absl::Status UsageStore::BeginRun() {
   return InTransaction([&] {
     close << last.run_id << last.alive_ns;
     if (!close.Run() || !date.Run() || !budgets_->PostCutOff(run_id_)) return Failure();
-    begin << run_id_ << instance << boot_id << run_.version << run_.started_ns
-          << run_.started_utc_ns;
+    begin << run_id_ << instance << boot_id << run_.version << run_.machine_share_ppm
+          << run_.started_ns << run_.started_utc_ns;
     return Done(begin.Run());
   });
 }
 
-absl::Status UsageStore::NameModel(const std::string& model, const std::string& arithmetic_id,
-                                   int64_t machine_share_ppm) {
+absl::Status UsageStore::NameModel(const std::string& model, const std::string& arithmetic_id) {
   model_ = model;
   SqliteStatement name;
   if (name.Prepare(database_, kNameModel) != SQLITE_OK) return Failure();
   return InTransaction([&] {
-    name << model << arithmetic_id << machine_share_ppm << run_id_;
+    name << model << arithmetic_id << run_id_;
     return Done(name.Run());
   });
 }

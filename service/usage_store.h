@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "scheduler/clock.h"
+#include "scheduler/rate_card.h"
 #include "scheduler/step_records.h"
 #include "service/budget_store.h"
 #include "service/key_store.h"
@@ -28,6 +29,7 @@ class StoreLock;
 struct StoreRun {
   std::string instance = {};  // the machine, as the bill names it; "": its host name
   std::string version = {};
+  int64_t machine_share_ppm = kPpm;  // known from the start: a process may end while it loads
   int64_t started_ns = 0;
   int64_t started_utc_ns = 0;
 };
@@ -53,8 +55,7 @@ class UsageStore {
   ~UsageStore();
 
   // What is served, known once it is loaded. Before the first row.
-  absl::Status NameModel(const std::string& model, const std::string& arithmetic_id,
-                         int64_t machine_share_ppm);
+  absl::Status NameModel(const std::string& model, const std::string& arithmetic_id);
 
   // Makes rows, periods and holds durable, all or none, and each once however often it is tried: a
   // row or period that is there already stays as it is. A row's cost is posted to its tenant's day

@@ -135,9 +135,14 @@ TEST(EngineBooksTest, ARecordSaysWhatItsStepWas) {
   Request two = MakeRequest("b", 6, 5, 2);
   two.sampling.choices = 2;
   harness.Submit(two);
-  for (int i = 0; i < 10; ++i) harness.Step();
+  std::vector<StepCostCoefficients> used;
+  for (int i = 0; i < 10; ++i) {
+    used.push_back(harness.engine().ledger().model().coefficients());
+    harness.Step();
+  }
   books.TakeAll();
   ASSERT_EQ(books.steps.size(), 5u);
+  for (size_t i = 0; i < 5; ++i) EXPECT_TRUE(books.steps[i].coefficients == used[i]) << i;
   EXPECT_EQ(books.steps[0].prefill_tokens, 16);
   EXPECT_EQ(books.steps[0].decode_tokens, 0);
   EXPECT_EQ(books.steps[0].requests, 2);
@@ -249,6 +254,27 @@ TEST(EngineBooksTest, TheLastPeriodReachesToTheStop) {
   EXPECT_EQ(books.periods.front().accounts.startup_ns, 1'234);
   EXPECT_EQ(books.row("r").reason, FinishReason::kDrained);
   ExpectBooksAgree(books, start_ns, harness.clock().NowNs());
+}
+
+TEST(EngineBooksTest, TheStartupIsAPeriodOfItsOwn) {
+  TestBooks books(64);
+  EngineHarness harness(WithBooks(books));
+  const int64_t start_ns = harness.clock().NowNs();
+  harness.clock().Advance(1'234);
+  harness.Submit(MakeRequest("r", 4, 30));
+  harness.Step();
+  books.TakeAll();
+  ASSERT_EQ(books.periods.size(), 1u) << "known to the books after the first step";
+  const Period startup = books.periods[0];
+  EXPECT_EQ(startup.start_ns, start_ns);
+  EXPECT_EQ(startup.accounts.startup_ns, 1'234);
+  EXPECT_EQ(startup.accounts.sum_ns(), 1'234);
+  EXPECT_EQ(startup.rate_card, harness.options().rate_card);
+  harness.engine().Stop();
+  books.TakeAll();
+  ASSERT_EQ(books.periods.size(), 2u) << "the next one lasts its minute";
+  EXPECT_EQ(books.periods[1].accounts.startup_ns, 0);
+  EXPECT_EQ(books.periods[1].start_ns, startup.end_ns);
 }
 
 TEST(EngineBooksTest, OurOwnFaultIsBookedAndPricedAtNothing) {
@@ -460,35 +486,6 @@ TEST(EngineBooksTest, OnThreadsOfTheirOwnEveryEndArrives) {
     EXPECT_TRUE(stream->Take(&delta));
     EXPECT_TRUE(delta.end.has_value());
   }
-}
-
-TEST(WarmUpTest, ShowsTheModelThisMachineAndHarmsNoAnswer) {
-  EngineOptions options = SmallEngineOptions();
-  options.blocks = 200;
-  EngineHarness harness(options);
-  const int64_t before_ns = harness.clock().NowNs();
-  ASSERT_TRUE(harness.engine().WarmUp().ok());
-  EXPECT_GT(harness.executor().steps(), 3);
-  const int64_t took_ns = harness.clock().NowNs() - before_ns;
-  harness.Submit(MakeRequest("r", 20, 10));
-  harness.Run();
-  harness.ExpectWhole(0);
-  harness.ExpectAtRest();
-  EXPECT_EQ(harness.engine().Snapshot().accounts.startup_ns, took_ns);
-  const EngineSnapshot snapshot = harness.engine().Snapshot();
-  EXPECT_FALSE(snapshot.cost == options.cost);
-  EXPECT_LT(snapshot.step_model_error_p95, 0.1) << "of the fake device, whose steps are regular";
-}
-
-TEST(WarmUpTest, KeepsToItsBudgetAndPassesOnTheDevicesFailure) {
-  EngineOptions options = SmallEngineOptions();
-  options.warm_up_ns = 2'500'000;  // the fake device takes 1 ms a step
-  EngineHarness harness(options);
-  const int64_t before_ns = harness.clock().NowNs();
-  ASSERT_TRUE(harness.engine().WarmUp().ok());
-  EXPECT_LE(harness.clock().NowNs() - before_ns, 3'000'000);
-  harness.executor().fail_with = absl::InternalError("no device");
-  EXPECT_EQ(harness.engine().WarmUp().code(), absl::StatusCode::kInternal);
 }
 
 }  // namespace

@@ -222,7 +222,7 @@ std::string StoreWithKey(const v1::GenerateRequest& request, FinishReason reason
   const std::string path = EmptyFolder() + "/usage.db";
   FakeClock clock(5'000'000);
   auto store = UsageStore::Open({.path = path}, {.version = "1"}, &clock).value();
-  EXPECT_TRUE(store->NameModel("demo", arithmetic_id, 1'000'000).ok());
+  EXPECT_TRUE(store->NameModel("demo", arithmetic_id).ok());
   v1::GenerateRequest copy = request;
   std::vector<EndedRequest> ended;
   ended.push_back(MakeEnded(1));

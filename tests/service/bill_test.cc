@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,7 @@
 namespace tuppence {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 
 int64_t CauseNs(const BillMachine& machine, BillCause cause) {
@@ -49,12 +51,13 @@ class BillTest : public ::testing::Test {
     store_.End(run);
   }
 
-  BillComparison Compare(const std::string& csv) {
+  BillComparison Compare(const std::string& csv, int64_t increment_ns = kSecondNs) {
     const auto lines = ParseBill(csv);
     EXPECT_TRUE(lines.ok()) << lines.status();
     BillOptions options;
     options.stores = {store_.path()};
     options.lines = *lines;
+    options.increment_ns = increment_ns;
     const auto comparison = CompareBill(options);
     EXPECT_TRUE(comparison.ok()) << comparison.status();
     return *comparison;
@@ -104,12 +107,79 @@ TEST_F(BillTest, EveryCauseHasItsLineAndTheLinesAddUpToTheBill) {
   }
 }
 
+TEST_F(BillTest, ACrashLoopWhileLoadingIsBookedAtItsShareOfTheMachine) {
+  const int64_t loop_ns = Utc("2026-11-03T00:00:00Z");
+  for (int i = 0; i < 60; ++i) {
+    const std::string run = absl::StrCat("loads", i);
+    store_.Run(run, "i-c", loop_ns + i * 60 * kSecondNs, /*machine_share_ppm=*/250'000,
+               /*model=*/"");
+    store_.End(run, /*lost_ns=*/40 * kSecondNs);
+  }
+  store_.Run("c", "i-c", Utc("2026-11-03T01:00:00Z"), /*machine_share_ppm=*/250'000);
+  store_.Period("c", {.seconds = 3600, .charges = {}, .micro_usd_per_hour = 500'000});
+  store_.End("c");
+  const BillComparison comparison =
+      Compare("instance,start,end,amount\ni-c,2026-11-03T00:00:00Z,2026-11-03T02:00:00Z,1.00\n");
+  ASSERT_EQ(comparison.machines.size(), 1u);
+  const BillMachine& c = comparison.machines[0];
+  EXPECT_EQ(c.booked_ns, (60 * 40 + 3600) * kSecondNs);
+  EXPECT_EQ(c.booked_nanousd, 208'333'333) << "a quarter of 6000 s";
+  EXPECT_EQ(Cause(c, BillCause::kOtherShare), 625'000'000);
+  EXPECT_EQ(Cause(c, BillCause::kDown), 166'666'667);
+  EXPECT_EQ(Cause(c, BillCause::kUnexplained), 0);
+  EXPECT_EQ(SumOf(c), c.billed_nanousd);
+}
+
+TEST_F(BillTest, WholeHoursAreBilledWhereTheIncrementIsAnHour) {
+  Hold("h", "i-h", "2026-11-03T00:00:00Z", 4500);
+  Hold("whole", "i-h", "2026-11-03T05:00:00Z", 3600);
+  const BillComparison comparison = Compare(
+      "instance,start,end,amount,usd_per_hour\n"
+      "i-h,2026-11-03T00:00:00Z,2026-11-03T01:15:00Z,1.00,0.50\n"
+      "i-h,2026-11-03T05:00:00Z,2026-11-03T06:00:00Z,0.50,0.50\n",
+      /*increment_ns=*/3600 * kSecondNs);
+  ASSERT_EQ(comparison.machines.size(), 1u);
+  const BillMachine& h = comparison.machines[0];
+  EXPECT_EQ(CauseNs(h, BillCause::kMinimum), 2700 * kSecondNs) << "of the first alone";
+  EXPECT_EQ(Cause(h, BillCause::kMinimum), 375'000'000);
+  EXPECT_EQ(Cause(h, BillCause::kPrice), 0);
+  EXPECT_EQ(Cause(h, BillCause::kUnexplained), 0);
+  EXPECT_EQ(SumOf(h), 1'500'000'000);
+}
+
 TEST_F(BillTest, WhatNothingExplainsIsUnexplained) {
   std::string bill = kBill;
   bill.replace(bill.find("1.00,0.50"), 9, "1.25,0.50");
   const BillComparison comparison = Compare(bill);
   EXPECT_EQ(Cause(comparison.machines[1], BillCause::kUnexplained), 250'000'000);
   EXPECT_EQ(SumOf(comparison.machines[1]), comparison.machines[1].billed_nanousd);
+}
+
+TEST_F(BillTest, WithoutARateBookedMoneyIsUnknownAndNeverZero) {
+  store_.Run("u", "i-u", Utc("2026-11-03T00:10:00Z"));
+  store_.Period("u", {.seconds = 1200, .charges = {}, .rate_card_id = ""});
+  store_.End("u");
+  const BillComparison comparison = Compare(
+      "instance,start,end,amount,usd_per_hour\n"
+      "i-u,2026-11-03T00:00:00Z,2026-11-03T01:00:00Z,0.50,0.50\n");
+  ASSERT_EQ(comparison.machines.size(), 1u);
+  const auto json = nlohmann::json::parse(FormatBillJson(comparison));
+  for (const auto& machine : {json["machines"][0], json["total"]}) {
+    EXPECT_EQ(machine["booked_ns"], 1200 * kSecondNs);
+    EXPECT_TRUE(machine["booked_nanousd"].is_null());
+    int64_t sum = 0;
+    for (const auto& [name, cause] : machine["causes"].items()) {
+      EXPECT_TRUE(cause["nanousd"].is_null() || cause["ns"] == 0) << name;
+      if (!cause["nanousd"].is_null()) sum += cause["nanousd"].get<int64_t>();
+    }
+    EXPECT_EQ(sum, 500'000'000) << "what is known adds up to the bill";
+  }
+  const std::string csv = FormatBillCsv(comparison);
+  EXPECT_THAT(csv, HasSubstr("i-u,booked,1200000000000,\n"));
+  EXPECT_THAT(csv, HasSubstr("i-u,before start,600000000000,\n"));
+  EXPECT_THAT(csv, HasSubstr("i-u,after exit,1800000000000,\n"));
+  EXPECT_THAT(csv, HasSubstr("i-u,billed,3600000000000,500000000\n"));
+  EXPECT_THAT(FormatBillTable(comparison), ContainsRegex("after exit +1800.000 +no rate card"));
 }
 
 TEST_F(BillTest, AMachineWithoutBooksIsNamed) {

@@ -11,6 +11,7 @@
 #include "scheduler/null_executor.h"
 #include "scheduler/refusal.h"
 #include "service/usage_store.h"
+#include "service/verify_books.h"
 #include "tests/service/usage_files.h"
 #include "tests/support/crash_disk.h"
 
@@ -80,7 +81,7 @@ class BookkeeperTest : public testing::TestWithParam<CrashDisk::Fault> {
         UsageStore::Open({.path = path_, .vfs = disk_.name()}, {.started_ns = started_ns}, &clock_);
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
-    ASSERT_TRUE(store_->NameModel("demo", "a", kPpm).ok());
+    ASSERT_TRUE(store_->NameModel("demo", "a").ok());
   }
   void Begin(bool with_store = true) {
     if (with_store) OpenStore(clock_.NowNs());
@@ -152,6 +153,47 @@ TEST_P(BrokenDiskTest, AHoldIsInTheStoreUntilTheRowIsAndTheRowsCostIsSpentFromTh
   EXPECT_EQ(
       QueryOne(path_, "SELECT spent_nanousd FROM tenant_days WHERE tenant = '" + tenant + "'"),
       absl::StrCat(cost_nanousd));
+  End();
+}
+
+// Or what waits would grow for as long as the disk is full.
+TEST_P(BrokenDiskTest, HoldsThatBeganAndEndedMeanwhileNeverReachTheStore) {
+  Budgets budgets;
+  budgets.SetBudgets({.tenants = {}, .others = Budget{1'000'000, BudgetSpan::kMonth}});
+  options_.budgets = &budgets;
+  options_.when_unrecordable = WhenUnrecordable::kServe;
+  Begin();
+  Publish(0).end();
+  Alter(path_, "CREATE TABLE seen (what TEXT)");
+  for (const char* what : {"INSERT", "DELETE"}) {
+    Alter(path_,
+          absl::StrCat("CREATE TRIGGER ", what, "_seen AFTER ", what,
+                       " ON budget_holds BEGIN INSERT INTO seen VALUES ('", what, "'); END"));
+  }
+  Break();
+  Publish(1).end();
+  ASSERT_TRUE(unrecorded_);
+  const auto unrecorded = [](int64_t number) {
+    EndedRequest ended = MakeEnded(number);
+    ended.row.unrecorded = true;
+    return ended;
+  };
+  for (int64_t number = 2; number < 100; number += 2) {
+    EndedRequest ended = unrecorded(number);
+    ASSERT_TRUE(budgets
+                    .Hold({.request_id = ended.row.id,
+                           .tenant = ended.row.tenant,
+                           .nanousd = 1,
+                           .held_utc_ns = ended.row.received_utc_ns})
+                    .ok());
+    Publish(unrecorded(number + 1)).end();  // with it the books take the hold
+    Publish(std::move(ended)).end();
+  }
+  disk_.Repair();
+  ASSERT_TRUE(Soon([&] { return !unrecorded_; }));
+  Publish(100).end();
+  EXPECT_THAT(Query(path_, "SELECT what FROM seen"), IsEmpty());
+  EXPECT_THAT(Rows(), ElementsAre("request-0", "request-1", "request-100"));
   End();
 }
 
@@ -374,6 +416,8 @@ class EngineAndStoreTest : public BookkeeperTest {
     int64_t machine_ns = 0;
     for (const Cost& cost : told_) machine_ns += cost.machine_ns;
     EXPECT_EQ(machine_ns, Sum("SELECT sum(request_ns + unrecorded_ns) FROM periods"));
+    const auto verified = VerifyBooks(path_);  // rows and open charges at the end of every period
+    EXPECT_TRUE(verified.ok()) << verified.status();
   }
   int64_t told_unrecorded() const {
     return std::count_if(told_.begin(), told_.end(), [](const Cost& c) { return c.unrecorded; });

@@ -7,10 +7,10 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "service/invoice_format.h"
-#include "tests/service/made_store.h"
+#include "tests/service/invoice_fixture.h"
 
 namespace tuppence {
 namespace {
@@ -19,73 +19,20 @@ using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-constexpr int64_t kRate = 526'000;
-
-int64_t CostOf(int64_t ns) {
-  RateCard card;
-  card.micro_usd_per_hour = kRate;
-  return NanoUsd(card, ns);
+// How many keys there are that end in _nanousd, each null where there is machine time beside it. A
+// reference price needs no rate card.
+int ExpectNoMoney(const nlohmann::json& json, const std::string& where) {
+  int keys = 0;
+  for (const auto& [key, value] : json.items()) {
+    const std::string here = absl::StrCat(where, "/", key);
+    if (value.is_structured()) keys += ExpectNoMoney(value, here);
+    if (!absl::EndsWith(key, "_nanousd") || key == "reference_nanousd") continue;
+    if (json.value("machine_ns", int64_t{1}) == 0) continue;
+    EXPECT_TRUE(value.is_null()) << here << " is " << value;
+    ++keys;
+  }
+  return keys;
 }
-
-// Two periods of half an hour around midnight in Berlin (23:00 UTC). Odd nanoseconds, so that
-// nothing divides evenly.
-class InvoiceTest : public ::testing::Test {
- protected:
-  void Fill(const std::string& card = "card") {
-    store_.Run("r", "i-a", start_);
-    store_.Period("r", {.seconds = 1800,
-                        .accounts = {.startup_ns = 10'000'000'007},
-                        .charges = {{"acme", "", 600'000'000'001, 0, 0, 0},
-                                    {"beta", "", 200'000'000'003, 50'000'000'000, 0, 0}},
-                        .micro_usd_per_hour = kRate,
-                        .rate_card_id = card});
-    store_.Period("r", {.seconds = 1800,
-                        .accounts = {.overhead_ns = 5'000'000'011},
-                        .charges = {{"acme", "", 100'000'000'000, 0, 100'000'000'000, 0}},
-                        .micro_usd_per_hour = kRate,
-                        .rate_card_id = card});
-    store_.End("r");
-    const auto told = [&](int64_t ns) {
-      return card.empty() ? std::nullopt : std::optional<int64_t>(CostOf(ns));
-    };
-    store_.Request("r", {.id = "a1",
-                         .machine_ns = 600'000'000'001,
-                         .ended_ns = start_ + 700 * kSecondNs,
-                         .cost_nanousd = told(600'000'000'001),
-                         .reference_nanousd = 1000});
-    store_.Request("r", {.id = "b1",
-                         .tenant = "beta",
-                         .machine_ns = 150'000'000'003,
-                         .ended_ns = start_ + 800 * kSecondNs,
-                         .cost_nanousd = told(150'000'000'003)});
-    store_.Request("r", {.id = "b2",
-                         .tenant = "beta",
-                         .machine_ns = 50'000'000'000,
-                         .ended_ns = start_ + 1900 * kSecondNs,
-                         .cost_nanousd = told(50'000'000'000)});
-    store_.Request("r", {.id = "a2",
-                         .machine_ns = 100'000'000'000,
-                         .ended_ns = start_ + 2000 * kSecondNs,
-                         .cost_nanousd = told(0),
-                         .written_off = true});
-  }
-
-  Invoice Make(InvoiceOptions options = {}) {
-    if (options.stores.empty()) options.stores = {store_.path()};
-    const auto invoice = MakeInvoice(options);
-    EXPECT_TRUE(invoice.ok()) << invoice.status();
-    return *invoice;
-  }
-
-  static int64_t AllocationSum(const Invoice& invoice) {
-    int64_t sum = invoice.unallocated_nanousd;
-    for (const auto& [key, line] : invoice.lines) sum += line.allocation_nanousd();
-    return sum;
-  }
-
-  MadeStore store_;
-  const int64_t start_ = Utc("2026-11-01T22:30:00Z");
-};
 
 TEST_F(InvoiceTest, TotalIsRateTimesTimeHeldToTheNanoDollar) {
   Fill();
@@ -132,6 +79,48 @@ TEST_F(InvoiceTest, ADayBelongsToItsTimeZone) {
   EXPECT_EQ(second.machine.nanousd, 263'000'000);
 }
 
+TEST_F(InvoiceTest, ADayOfAZoneAnHourPartOffBeginsAtItsOwnMidnight) {
+  store_.Run("r", "i-a", Utc("2026-11-01T18:00:00Z"));
+  for (const int64_t seconds : {1, 2}) {
+    store_.Period("r", {.seconds = 900, .charges = {{"acme", "", seconds * kSecondNs, 0, 0, 0}}});
+  }
+  store_.End("r");
+  InvoiceOptions options;
+  ASSERT_TRUE(absl::LoadTimeZone("Asia/Kathmandu", &options.time_zone));  // UTC+5:45
+  const Invoice kathmandu = Make(options);
+  for (const int day : {1, 2}) {
+    const InvoiceLine& line = kathmandu.lines.at({absl::CivilDay(2026, 11, day), "acme", "phi"});
+    EXPECT_EQ(line.usage.machine_ns, day * kSecondNs);
+    EXPECT_EQ(line.usage.machine_ns + line.allocated_ns, 900 * kSecondNs);
+  }
+  options.window.from_ns = *ParseInvoiceTime("2026-11-02", options.time_zone);
+  EXPECT_EQ(options.window.from_ns, Utc("2026-11-01T18:15:00Z"));
+  EXPECT_EQ(Make(options).machine.machine_ns, 900 * kSecondNs);
+}
+
+TEST_F(InvoiceTest, AllocationStaysWithinAModelAndADay) {
+  const int64_t noon_ns = Utc("2026-11-01T12:00:00Z");
+  store_.Run("phi", "i-a", noon_ns);
+  store_.Period("phi", {.seconds = 100,
+                        .charges = {{"acme", "", 60 * kSecondNs, 0, 0, 0},
+                                    {"beta", "", 20 * kSecondNs, 0, 0, 0}}});
+  store_.End("phi");
+  store_.Run("mini", "i-b", noon_ns, kPpm, "mini");
+  store_.Period("mini", {.seconds = 500, .charges = {{"acme", "mini", 10 * kSecondNs, 0, 0, 0}}});
+  store_.End("mini");
+  store_.Run("idle", "i-a", noon_ns + 86'400 * kSecondNs);
+  store_.Period("idle", {.seconds = 40, .charges = {}});
+  store_.End("idle");
+  const Invoice invoice = Make();
+  const absl::CivilDay day(2026, 11, 1);
+  EXPECT_EQ(invoice.lines.at({day, "acme", "phi"}).allocated_ns, 15 * kSecondNs);
+  EXPECT_EQ(invoice.lines.at({day, "beta", "phi"}).allocated_ns, 5 * kSecondNs);
+  EXPECT_EQ(invoice.lines.at({day, "acme", "mini"}).allocated_ns, 490 * kSecondNs);
+  EXPECT_EQ(invoice.machine_days.at({day + 1, "phi"}).unallocated_ns, 40 * kSecondNs);
+  EXPECT_EQ(invoice.unallocated_nanousd, CostOf(40 * kSecondNs)) << "nobody asked on that day";
+  EXPECT_EQ(AllocationSum(invoice), CostOf(640 * kSecondNs));
+}
+
 TEST_F(InvoiceTest, WhatCallersWereToldAddsUpToo) {
   Fill();
   const Invoice invoice = Make();
@@ -147,6 +136,73 @@ TEST_F(InvoiceTest, WhatCallersWereToldAddsUpToo) {
   EXPECT_THAT(FormatInvoiceTable(invoice), HasSubstr("rounding"));
 }
 
+// A window of the second and third of four minutes. "cut" began before it and "late" ends behind
+// it; for six seconds nothing could be stored: a request that ended then is lost, and of one that
+// went on the rest is recorded. A second process is killed after its last period.
+TEST_F(InvoiceTest, EveryLineFromToldToUsage) {
+  const auto charges = [](int64_t seconds, int64_t open, int64_t written_off, int64_t lost) {
+    return std::vector<StoredCharge>{{"acme", "", seconds * kSecondNs, open * kSecondNs,
+                                      written_off * kSecondNs, lost * kSecondNs}};
+  };
+  store_.Run("r", "i-a", start_);
+  store_.Period("r", {.charges = charges(10, 4, 0, 0)});  // "early" 6 s, "cut" 4 s
+  // "cut" 9 s, "failed" 3 s, the lost one 2 s, "mixed" 2 s and 6 s more, "late" 4 s.
+  store_.Period("r",
+                {.accounts = {.unrecorded_ns = 6 * kSecondNs}, .charges = charges(20, 4, 3, 2)});
+  store_.Period("r", {.charges = charges(8, 7, 0, 0)});  // "late" 3 s, "quick" 5 s
+  store_.Period("r", {.charges = charges(1, 0, 0, 0)});  // "late" 1 s
+  store_.End("r");
+  store_.Run("k", "i-b", start_ + 70 * kSecondNs);
+  store_.Period("k", {.seconds = 10, .charges = {}});
+  store_.End("k", /*lost_ns=*/3 * kSecondNs);
+  const auto row = [&](const char* run, const char* id, int64_t seconds, int64_t at_s,
+                       int64_t unrecorded_s = 0) {
+    store_.Request(run, {.id = id,
+                         .machine_ns = seconds * kSecondNs,
+                         .ended_ns = start_ + at_s * kSecondNs,
+                         .cost_nanousd = CostOf(seconds * kSecondNs),
+                         .unrecorded_ns = unrecorded_s * kSecondNs});
+  };
+  row("r", "early", 6, 30);
+  row("r", "cut", 13, 80);
+  row("r", "mixed", 8, 110, /*unrecorded_s=*/6);
+  row("r", "quick", 5, 150);
+  row("r", "late", 8, 200);
+  row("k", "killed", 2, 82);
+  store_.Request("r", {.id = "failed",
+                       .machine_ns = 3 * kSecondNs,
+                       .ended_ns = start_ + 90 * kSecondNs,
+                       .cost_nanousd = 0,
+                       .written_off = true});
+
+  InvoiceOptions options;
+  options.window = {start_ + 60 * kSecondNs, start_ + 180 * kSecondNs};
+  const Invoice invoice = Make(options);
+  const auto price = [](int64_t seconds) { return CostOf(seconds * kSecondNs); };
+  const Reconciliation& lines = invoice.reconciliation;
+  EXPECT_EQ(lines.told_nanousd, price(13) + price(8) + price(5) + price(2));
+  EXPECT_EQ(lines.open_nanousd, price(7 - 4)) << "\"late\" so far, without what \"cut\" had used";
+  EXPECT_EQ(lines.written_off_nanousd, price(3));
+  EXPECT_EQ(lines.lost_nanousd, price(2));
+  EXPECT_EQ(lines.unrecorded_nanousd, price(6));
+  EXPECT_EQ(lines.not_booked_nanousd, price(2));
+  EXPECT_LE(std::abs(lines.rounding_nanousd), 5);
+  EXPECT_EQ(lines.other_nanousd, 0);
+  EXPECT_EQ(invoice.tenants.usage.nanousd, price(28));
+  EXPECT_EQ(lines.told_nanousd + lines.open_nanousd + lines.written_off_nanousd +
+                lines.lost_nanousd - lines.unrecorded_nanousd - lines.not_booked_nanousd +
+                lines.rounding_nanousd,
+            invoice.tenants.usage.nanousd);
+  EXPECT_EQ(invoice.accounts[static_cast<int>(OtherAccount::kUnrecorded)].machine_ns,
+            6 * kSecondNs);
+  const std::string table = FormatInvoiceTable(invoice);
+  for (const char* line : {"told on answers", "open", "written off", "lost", "booked as unrecorded",
+                           "after a process's last period", "rounding", "unrecorded +6.000"}) {
+    EXPECT_THAT(table, ContainsRegex(line));
+  }
+  EXPECT_THAT(table, Not(HasSubstr("rates that changed")));
+}
+
 TEST_F(InvoiceTest, WithoutARateMoneyIsUnknownAndNeverZero) {
   Fill(/*card=*/"");
   const Invoice invoice = Make();
@@ -155,8 +211,21 @@ TEST_F(InvoiceTest, WithoutARateMoneyIsUnknownAndNeverZero) {
   EXPECT_THAT(table, HasSubstr("no rate card"));
   EXPECT_THAT(table, Not(HasSubstr("0.000000000")));
   const auto json = nlohmann::json::parse(FormatInvoiceJson(invoice));
-  EXPECT_TRUE(json["total"]["cost_nanousd"].is_null());
+  EXPECT_TRUE(json["told"].is_null());
+  EXPECT_TRUE(json["reference"]["saving_nanousd"].is_null());
   EXPECT_EQ(json["total"]["held_ns"], 3600 * kSecondNs);
+  // Two lines, three accounts, the day, and the total with its accounts.
+  EXPECT_EQ(ExpectNoMoney(json, ""), 2 * 4 + 3 + 1 + 4 + 2 + 3 + 1);
+  int cells = 0;
+  for (const auto& row : CsvRows(invoice)) {
+    EXPECT_GT(std::stoll(row.at("machine_ns")), 0);
+    for (const auto& [name, cell] : row) {
+      if (!absl::EndsWith(name, "_nanousd") || name == "reference_nanousd") continue;
+      EXPECT_EQ(cell, "") << name << " of " << row.at("account");
+      ++cells;
+    }
+  }
+  EXPECT_EQ(cells, 5 * 4);
   EXPECT_FALSE(FormatInvoiceFocus(invoice).ok());
 }
 
@@ -188,40 +257,6 @@ TEST_F(InvoiceTest, AtLowLoadTheApiWouldHaveBeenCheaper) {
   EXPECT_THAT(table, HasSubstr("Break-even: 2,923 requests"));
 }
 
-TEST_F(InvoiceTest, TimeNotBookedIsUnaccountedAndTimeBetweenProcessesDown) {
-  store_.Run("first", "i-a", start_);
-  store_.Period("first", {.seconds = 60, .charges = {}});
-  store_.End("first", /*lost_ns=*/7 * kSecondNs);
-  store_.Request("first", {.id = "told",
-                           .machine_ns = kSecondNs,
-                           .ended_ns = start_ + 65 * kSecondNs,
-                           .cost_nanousd = CostOf(kSecondNs)});
-  store_.Run("second", "i-a", start_ + 100 * kSecondNs);
-  store_.Period("second", {.seconds = 20, .charges = {}});
-  store_.End("second");
-  const Invoice invoice = Make();
-  EXPECT_EQ(invoice.accounts[static_cast<int>(OtherAccount::kUnaccounted)].machine_ns,
-            7 * kSecondNs);
-  EXPECT_EQ(invoice.down_ns, 33 * kSecondNs);
-  EXPECT_EQ(invoice.machine.machine_ns, 87 * kSecondNs);
-  EXPECT_EQ(invoice.machine.nanousd, CostOf(87 * kSecondNs));
-  EXPECT_EQ(invoice.reconciliation.not_booked_nanousd, CostOf(kSecondNs));
-  EXPECT_EQ(invoice.reconciliation.other_nanousd, 0);
-}
-
-TEST_F(InvoiceTest, AProcessKilledBeforeItsFirstPeriodCostsWhatItsNeighbourDid) {
-  store_.Run("killed", "i-a", start_);
-  store_.End("killed", /*lost_ns=*/30 * kSecondNs);
-  store_.Run("next", "i-a", start_ + 40 * kSecondNs);
-  store_.Period("next", {.seconds = 20, .charges = {}});
-  store_.End("next");
-  store_.Run("last", "i-a", start_ + 60 * kSecondNs);
-  store_.End("last", /*lost_ns=*/10 * kSecondNs);
-  const Invoice invoice = Make();
-  EXPECT_EQ(invoice.machine.unpriced_ns, 0);
-  EXPECT_EQ(invoice.machine.nanousd, CostOf(60 * kSecondNs));
-}
-
 TEST_F(InvoiceTest, AShareOfAMachineAndSeveralStoresAddUp) {
   Fill();
   MadeStore other;
@@ -235,35 +270,13 @@ TEST_F(InvoiceTest, AShareOfAMachineAndSeveralStoresAddUp) {
   EXPECT_THAT(std::string(MakeInvoice(options).status().message()), HasSubstr("give each store"));
 }
 
-TEST_F(InvoiceTest, TwoProcessesSideBySideOnOneMachineBothStillRun) {
-  MadeStore other;
-  for (MadeStore* store : {&store_, &other}) {
-    store->Run(store == &other ? "o" : "r", "i-a", start_, /*machine_share_ppm=*/500'000);
-    store->Period(store == &other ? "o" : "r", {.seconds = 60, .charges = {}});
-  }
-  store_.Request("r", {.id = "late", .ended_ns = start_ + 65 * kSecondNs});
-  InvoiceOptions options;
-  options.stores = {store_.path(), other.path()};
-  const Invoice invoice = Make(options);
-  EXPECT_EQ(invoice.not_booked_ns, 5 * kSecondNs);
-  EXPECT_EQ(invoice.accounts[static_cast<int>(OtherAccount::kUnaccounted)].machine_ns, 0);
-  EXPECT_EQ(invoice.machine.nanousd, CostOf(60 * kSecondNs)) << "two halves of one machine";
-}
-
 TEST_F(InvoiceTest, CsvColumnsAddUpToTheTotal) {
   Fill();
-  std::istringstream csv(FormatInvoiceCsv(Make()));
-  std::string line;
-  std::getline(csv, line);
-  EXPECT_THAT(line, HasSubstr("usage_nanousd,allocation_nanousd"));
   int64_t usage = 0;
   int64_t allocation = 0;
-  while (std::getline(csv, line)) {
-    std::vector<std::string> cells;
-    std::istringstream row(line);
-    for (std::string cell; std::getline(row, cell, ',');) cells.push_back(cell);
-    usage += std::stoll(cells.at(9));
-    allocation += std::stoll(cells.at(10));
+  for (const auto& row : CsvRows(Make())) {
+    usage += std::stoll(row.at("usage_nanousd"));
+    allocation += std::stoll(row.at("allocation_nanousd"));
   }
   EXPECT_EQ(usage, 526'000'000);
   EXPECT_EQ(allocation, 526'000'000);

@@ -44,10 +44,10 @@ void MadeStore::Sql(const std::string& sql) {
 }
 
 void MadeStore::Run(const std::string& id, const std::string& instance, int64_t started_utc_ns,
-                    int64_t machine_share_ppm) {
+                    int64_t machine_share_ppm, const std::string& model) {
   Sql(absl::StrCat("INSERT INTO runs VALUES ('", id, "', '", instance, "', 'boot-", instance,
-                   "', '1', 'phi', 'plain', ", machine_share_ppm, ", ", started_utc_ns, ", ",
-                   started_utc_ns, ", NULL, NULL)"));
+                   "', '1', '", model, "', 'plain', ", machine_share_ppm, ", ", started_utc_ns,
+                   ", ", started_utc_ns, ", NULL, NULL)"));
   runs_[id].end_ns = started_utc_ns;
 }
 
@@ -86,8 +86,8 @@ void MadeStore::Request(const std::string& run, const MadeRequest& request) {
                    "', '", request.tenant, "', 'phi', ", received_ns, ", ", request.ended_ns, ", ",
                    request.ended_ns, ", 'ok', 0, 1000, 400, 100, 0, 0, 0, ", kSecondNs,
                    ", 0, 1, 0, 1.0, 0.0, ", request.machine_ns, ", ", request.machine_ns, ", 0, ",
-                   request.machine_ns, ", 0, 0, ", request.written_off ? 1 : 0, ", ",
-                   or_null(request.cost_nanousd), ", ",
+                   request.machine_ns, ", 0, ", request.unrecorded_ns, ", ",
+                   request.written_off ? 1 : 0, ", ", or_null(request.cost_nanousd), ", ",
                    request.cost_nanousd.has_value() ? "'card'" : "NULL", ", ",
                    or_null(request.reference_nanousd), ", ",
                    request.reference_nanousd.has_value() ? "'api@2026-11-01'" : "NULL", ", NULL)"));

@@ -34,6 +34,7 @@ struct MadeRequest {
   std::optional<int64_t> cost_nanousd = {};
   bool written_off = false;
   std::optional<int64_t> reference_nanousd = {};
+  int64_t unrecorded_ns = 0;  // of machine_ns
 };
 
 class MadeStore {
@@ -46,7 +47,7 @@ class MadeStore {
 
   // A process of `instance` whose monotonic clock is UTC's, so that tests count in one of them.
   void Run(const std::string& id, const std::string& instance, int64_t started_utc_ns,
-           int64_t machine_share_ppm = kPpm);
+           int64_t machine_share_ppm = kPpm, const std::string& model = "phi");
   // Follows the run's last one.
   void Period(const std::string& run, MadePeriod period);
   void Request(const std::string& run, const MadeRequest& request);

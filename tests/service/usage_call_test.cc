@@ -37,11 +37,12 @@ std::string FourRows() {
   auto store = UsageStore::Open({.path = path},
                                 {.instance = "m",
                                  .version = "1",
+                                 .machine_share_ppm = 250'000,
                                  .started_ns = clock.NowNs(),
                                  .started_utc_ns = clock.UtcNs()},
                                 &clock)
                    .value();
-  EXPECT_TRUE(store->NameModel("demo", "arithmetic", 250'000).ok());
+  EXPECT_TRUE(store->NameModel("demo", "arithmetic").ok());
   std::vector<EndedRequest> ended;
   for (int64_t number = 1; number <= 4; ++number) ended.push_back(MakeEnded(number));
   ended[3].row.caller_id = "caller-1";
@@ -84,7 +85,8 @@ TEST(UsageCallTest, NobodySeesAnothersRequest) {
     const CallEnd end = service.Call("GetUsage", AskFor(id), &usage, As("tenant-2"));
     EXPECT_EQ(end.code, kNotFound);
     EXPECT_EQ(end.reason, "REQUEST_NOT_FOUND");
-    EXPECT_THAT(end.message, HasSubstr("--keep-requests-days"));
+    EXPECT_THAT(end.message, AllOf(HasSubstr("while nothing could be recorded"),
+                                   HasSubstr("--keep-requests-days")));
   }
   const CallEnd nameless = service.Call("GetUsage", AskFor(""), &usage, As("tenant-1"));
   EXPECT_EQ(nameless.code, kInvalidArgument);

@@ -38,7 +38,7 @@ class Session {
     const StoreOptions options = {.path = path_, .checkpoint_pages = 6, .vfs = disk_->name()};
     for (int starts = 0; starts < kTries; ++starts) {
       auto store = UsageStore::Open(options, {.started_ns = clock.NowNs()}, &clock);
-      if (store.ok() && (*store)->NameModel("demo", "a", kPpm).ok()) {
+      if (store.ok() && (*store)->NameModel("demo", "a").ok()) {
         WriteAll(store->get());
         return;
       }

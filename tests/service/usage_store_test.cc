@@ -24,11 +24,12 @@ class UsageStoreTest : public testing::Test {
     auto store = UsageStore::Open(options,
                                   {.instance = "machine-1",
                                    .version = "9.9",
+                                   .machine_share_ppm = 250'000,
                                    .started_ns = clock_.NowNs(),
                                    .started_utc_ns = clock_.UtcNs()},
                                   &clock_);
     if (!store.ok()) return store;
-    EXPECT_TRUE((*store)->NameModel("demo", "arithmetic", 250'000).ok());
+    EXPECT_TRUE((*store)->NameModel("demo", "arithmetic").ok());
     return store;
   }
   void Write(UsageStore* store, const std::vector<EndedRequest>& ended,
@@ -111,6 +112,17 @@ TEST_F(UsageStoreTest, ARunIsOpenedAndEnded) {
   EXPECT_TRUE(store->EndRun(5'000'600).ok());
   EXPECT_EQ(QueryOne(path_, sql), begin + "5000600|600");
   EXPECT_EQ(store->run_id().size(), 32u);
+}
+
+TEST_F(UsageStoreTest, AProcessThatEndsWhileItLoadsHasItsShare) {
+  const StoreRun run = {.instance = "machine-1",
+                        .machine_share_ppm = 250'000,
+                        .started_ns = clock_.NowNs(),
+                        .started_utc_ns = clock_.UtcNs()};
+  (void)UsageStore::Open({.path = path_}, run, &clock_).value();  // and no model is ever named
+  const auto next = Open().value();
+  EXPECT_THAT(Query(path_, "SELECT model, machine_share_ppm, ended_ns FROM runs ORDER BY rowid"),
+              ElementsAre("|250000|5000000", "demo|250000|null"));
 }
 
 TEST_F(UsageStoreTest, AKilledRunEndsAtItsLastSignOfLife) {
