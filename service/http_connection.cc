@@ -1,5 +1,6 @@
 #include "service/http_connection.h"
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -127,6 +128,10 @@ class Connection final : public HttpConnection,
   asio::awaitable<void> SayGoodbye();
   asio::awaitable<bool> Write(std::string text);
   void Watch();
+  asio::awaitable<void> EndWatch();
+  bool HasRoom() const { return buffer_.size() + kWatchBytes <= buffer_.max_size(); }
+  void SkipLineEnds();
+  bool HasClosed();
   void TellGone();
   std::string Head(int status, const std::string& content_type, const HttpHeaders& headers,
                    std::optional<size_t> body_bytes) const;
@@ -150,6 +155,7 @@ class Connection final : public HttpConnection,
   bool timed_out_ = false;
   bool began_events_ = false;
   bool watching_ = false;  // a read is outstanding while the request is answered
+  bool ending_watch_ = false;
   bool gone_ = false;
   std::function<void()> on_gone_;
   Signal watched_;
@@ -204,7 +210,7 @@ asio::awaitable<bool> Connection<Stream>::ServeOne() {
   expires_ns_ = 0;
   began_events_ = false;
   buffer_.shrink_to_fit();  // thousands of open streams should not keep what they once read into
-  if (buffer_.size() == 0) Watch();
+  Watch();
   co_await door_->routes->Answer(*this);
   on_gone_ = nullptr;
   DropRequest();
@@ -314,24 +320,57 @@ asio::awaitable<bool> Connection<Stream>::WaitForNext() {
   if (gone_ || !keep_alive_ || door_->draining) co_return false;
   phase_ = Phase::kIdle;
   ExpireAfter(door_->limits.idle_ns);
-  if (buffer_.size() == 0) Watch();
-  while (watching_) co_await watched_.Wait();
+  do {
+    if (buffer_.size() == 0) Watch();
+    while (watching_ && buffer_.size() == 0) co_await watched_.Wait();
+    co_await EndWatch();
+    SkipLineEnds();
+  } while (buffer_.size() == 0 && !gone_);
   co_return !gone_;
 }
 
-// Reads on while the request is answered: an end or an error says that the caller is gone, bytes
-// are the next request's.
+// Reads on while the request is answered, as long as there is room: an end or an error says that
+// the caller is gone, bytes are the next request's.
 template <typename Stream>
 void Connection<Stream>::Watch() {
-  if (watching_ || gone_) return;
+  if (watching_ || gone_ || !HasRoom()) return;
   watching_ = true;
-  stream_.async_read_some(buffer_.prepare(kWatchBytes),
-                          [self = this->shared_from_this()](error_code error, size_t bytes) {
-                            self->watching_ = false;
-                            self->buffer_.commit(bytes);
-                            if (error) self->TellGone();
-                            self->watched_.Set();
-                          });
+  stream_.async_read_some(buffer_.prepare(kWatchBytes), [self = this->shared_from_this()](
+                                                            error_code error, size_t bytes) {
+    self->watching_ = false;
+    self->buffer_.commit(bytes);
+    const bool ended_by_us = self->ending_watch_ && error == asio::error::operation_aborted;
+    if (error && !ended_by_us) self->TellGone();
+    if (self->phase_ == Phase::kAnswering) self->Watch();
+    self->watched_.Set();
+  });
+}
+
+// The next request is there already, and whoever reads that is to be the only one.
+template <typename Stream>
+asio::awaitable<void> Connection<Stream>::EndWatch() {
+  ending_watch_ = true;
+  while (watching_) {
+    error_code ignored;
+    Socket().cancel(ignored);
+    co_await watched_.Wait();
+  }
+  ending_watch_ = false;
+}
+
+// Some clients end a body with a line's end that belongs to nothing (RFC 9112, 2.2).
+template <typename Stream>
+void Connection<Stream>::SkipLineEnds() {
+  const auto bytes = buffer_.data();
+  const char* const begin = static_cast<const char*>(bytes.data());
+  buffer_.consume(std::string_view(begin, bytes.size()).find_first_not_of("\r\n"));
+}
+
+// Where what a caller sent ahead fills the buffer nobody reads, and only the socket knows.
+template <typename Stream>
+bool Connection<Stream>::HasClosed() {
+  pollfd socket = {.fd = Socket().native_handle(), .events = POLLRDHUP, .revents = 0};
+  return poll(&socket, 1, 0) == 1;
 }
 
 template <typename Stream>
@@ -342,6 +381,7 @@ void Connection<Stream>::TellGone() {
 
 template <typename Stream>
 void Connection<Stream>::Expire(int64_t now_ns) {
+  if (phase_ == Phase::kAnswering && upload_ == nullptr && !HasRoom() && HasClosed()) TellGone();
   if (expires_ns_ == 0 || now_ns < expires_ns_) return;
   error_code ignored;
   if ((phase_ == Phase::kHeader || phase_ == Phase::kBody) && !timed_out_) {
