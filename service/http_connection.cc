@@ -198,7 +198,8 @@ asio::awaitable<bool> Connection<Stream>::ServeOne() {
   // What the header alone decides is decided before the body is let in.
   std::optional<HttpReply> refusal = door_->routes->Judge(parser.get());
   if (refusal.has_value()) {
-    keep_alive_ = keep_alive_ && parser.is_done();
+    // Where a request of wrong form ends is anybody's guess, and a proxy's may be another.
+    keep_alive_ = keep_alive_ && parser.is_done() && refusal->status != 400;
     HttpReply reply = *std::move(refusal);
     co_await Reply(std::move(reply));
     co_return co_await WaitForNext();

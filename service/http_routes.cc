@@ -134,6 +134,12 @@ std::string FormFault(const HttpHeader& header) {
       })) {
     return "the Host field holds a character that no host's name has";
   }
+  if (header.count(http::field::content_length) > 1) {
+    return "the request needs at most one Content-Length field";
+  }
+  if (header.count(http::field::transfer_encoding) > 1) {
+    return "the request needs at most one Transfer-Encoding field";
+  }
   if (header.count(http::field::transfer_encoding) > 0 &&
       !boost::beast::iequals(header[http::field::transfer_encoding], "chunked")) {
     return "of transfer encodings only chunked is read; send the body as it is";
