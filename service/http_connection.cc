@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "scheduler/clock.h"
 #include "service/http_exchange.h"
+#include "service/http_fault.h"
 #include "service/http_routes.h"
 #include "service/openai_errors.h"
 
@@ -40,29 +41,6 @@ using Parser = http::request_parser<http::string_body>;
 using UploadParser = http::request_parser<http::buffer_body>;
 
 auto Into(error_code& error) { return asio::redirect_error(asio::use_awaitable, error); }
-
-// What to answer to bytes that are no request; status 0: nothing, for nobody is there.
-// `bytes_max` and `chunks_max`: what the body was held to.
-HttpReply FaultReply(error_code error, bool timed_out, const HttpLimits& limits, int64_t bytes_max,
-                     int64_t chunks_max) {
-  const auto fault = [](int status, const std::string& message) {
-    return ErrorReply(status, {.message = message});
-  };
-  if (timed_out) return fault(408, "the request did not come in time; send it without pauses");
-  if (error == http::error::header_limit || error == http::error::buffer_overflow) {
-    return fault(431, absl::StrCat("the header has more than ", limits.header_bytes_max,
-                                   " bytes; send fewer or shorter header fields"));
-  }
-  if (error == http::error::body_limit) {
-    return fault(413, absl::StrCat("the body has more than ", bytes_max, " bytes or ", chunks_max,
-                                   " chunks; shorten it"));
-  }
-  const bool is_http = error.category() == make_error_code(http::error::bad_method).category();
-  if (!is_http || error == http::error::end_of_stream || error == http::error::partial_message) {
-    return {.status = 0};
-  }
-  return fault(400, absl::StrCat("this is not a request of HTTP/1.1: ", error.message()));
-}
 
 template <typename Stream>
 class Connection final : public HttpConnection,
@@ -104,6 +82,7 @@ class Connection final : public HttpConnection,
   asio::awaitable<bool> WriteEvents(std::string events, bool last,
                                     const HttpHeaders& headers) override;
   asio::awaitable<int64_t> ReadBody(char* into, size_t size) override;
+  void OnBroken(HttpHeaders headers) override { fault_headers_ = std::move(headers); }
   asio::awaitable<bool> ReplyFile(HttpReply head, int file, int64_t bytes) override;
   void OnGone(std::function<void()> gone) override {
     on_gone_ = std::move(gone);
@@ -147,6 +126,7 @@ class Connection final : public HttpConnection,
   HttpRequest request_;
   UploadParser* upload_ = nullptr;  // of the request at hand, where it is one
   error_code upload_error_;
+  HttpHeaders fault_headers_;  // of the answer to it
   Phase phase_ = Phase::kHeader;
   int64_t expires_ns_ = 0;  // 0: never
   unsigned version_ = 11;
@@ -304,15 +284,22 @@ template <typename Stream>
 asio::awaitable<bool> Connection<Stream>::Refuse(error_code error) {
   keep_alive_ = false;
   const HttpLimits& limits = door_->limits;
-  HttpReply reply =
+  const HttpFault fault =
       upload_error_
-          ? FaultReply(error, timed_out_, limits, UploadBytesMax(), kUploadChunksMax)
-          : FaultReply(error, timed_out_, limits, limits.body_bytes_max, limits.chunks_max);
-  if (reply.status == 0) {
+          ? HttpFaultOf(error, timed_out_, limits, UploadBytesMax(), kUploadChunksMax)
+          : HttpFaultOf(error, timed_out_, limits, limits.body_bytes_max, limits.chunks_max);
+  if (fault.status == 0) {
     gone_ = true;
-  } else {
-    co_await Reply(std::move(reply));
+    co_return false;
   }
+  HttpReply reply;
+  if (upload_error_) {  // its handler has counted and logged it
+    reply = ErrorReply(fault.status, {.message = fault.message});
+    reply.headers = std::move(fault_headers_);
+  } else {
+    reply = door_->routes->Fault(fault.status, fault.message);
+  }
+  co_await Reply(std::move(reply));
   co_return false;
 }
 

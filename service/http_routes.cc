@@ -73,17 +73,27 @@ absl::StatusOr<Json> Detokenize(const ServiceParts& parts, const CallIdentity&,
   return Json{{"prompt", *std::move(text)}};
 }
 
-// For probes and people: neither counted nor logged.
+// For probes and people, whom nobody needs to know: but where they name the call and are known, the
+// name goes back.
+void AddIdsOfOpen(const HttpRoutes& routes, const HttpExchange& exchange, HttpReply* reply) {
+  CallIdentity identity;
+  ReadIdentity(exchange.request(), routes.parts(), &identity).IgnoreError();
+  AddIds(identity, &reply->headers);
+}
+
+// Neither counted nor logged: among lines of a probe each second nobody finds those of callers.
 asio::awaitable<void> Health(const HttpRoutes& routes, HttpExchange& exchange) {
   const Readiness verdict = routes.readiness();
   const Json body = {{"status", verdict.ready ? "ok" : verdict.reason}};
   HttpReply reply = {.status = verdict.ready ? 200 : 503, .body = DumpJson(body)};
+  AddIdsOfOpen(routes, exchange, &reply);
   co_await exchange.Reply(std::move(reply));
 }
 
-asio::awaitable<void> Version(const HttpRoutes&, HttpExchange& exchange) {
+asio::awaitable<void> Version(const HttpRoutes& routes, HttpExchange& exchange) {
   const Json body = {{"version", kVersion}};
   HttpReply reply = {.body = DumpJson(body)};
+  AddIdsOfOpen(routes, exchange, &reply);
   co_await exchange.Reply(std::move(reply));
 }
 
@@ -271,6 +281,15 @@ asio::awaitable<void> HttpRoutes::Answer(HttpExchange& exchange) const {
   if (const HttpRoute* route = FindRoute(exchange.request()); route != nullptr) {
     co_await route->answer(*this, exchange);
   }
+}
+
+HttpReply HttpRoutes::Fault(int http_status, const std::string& message) const {
+  absl::StatusCode code = absl::StatusCode::kResourceExhausted;  // 413, 431: as over gRPC
+  if (http_status == 400) code = absl::StatusCode::kInvalidArgument;
+  if (http_status == 408) code = absl::StatusCode::kDeadlineExceeded;
+  CallIdentity identity;
+  identity.request_id = MakeRequestId();
+  return Refuse(Method::kOther, identity, absl::Status(code, message), http_status);
 }
 
 HttpReply HttpRoutes::Refuse(Method method, const CallIdentity& identity,

@@ -250,7 +250,12 @@ asio::awaitable<void> UploadFile(const HttpRoutes& routes, HttpExchange& exchang
     if (stored.ok()) reply.body = DumpJson(OpenAiFile(*stored));
   }
   CountCall(parts, Method::kFiles, identity, status, received_ns);
-  if (broken) co_return;
+  if (broken) {
+    HttpHeaders ids;
+    AddIds(identity, &ids);
+    exchange.OnBroken(std::move(ids));
+    co_return;
+  }
   if (!status.ok()) reply = ErrorReply(status);
   AddIds(identity, &reply.headers);
   co_await exchange.Reply(std::move(reply));
