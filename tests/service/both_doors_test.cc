@@ -77,6 +77,11 @@ std::vector<Row> Rows() {
                     [=](Json& b) { b["max_tokens"] = tokens; }, kInvalidArgument,
                     "sampling.max_tokens", "max_tokens", "context_length_exceeded"});
   }
+  for (const int64_t most : {int64_t{0}, int64_t{-1}, std::numeric_limits<int64_t>::min()}) {
+    rows.push_back({"max_cost_nanousd of nothing", [=](auto& r) { r.set_max_cost_nanousd(most); },
+                    [=](Json& b) { b["max_cost_nanousd"] = most; }, kInvalidArgument,
+                    "max_cost_nanousd", "max_cost_nanousd"});
+  }
   for (const int32_t count : {21, -1, 4032, 4031}) {  // C7
     rows.push_back({"top_logprobs", [=](auto& r) { r.mutable_output()->set_top_logprobs(count); },
                     [=](Json& b) { b["top_logprobs"] = count; }, kInvalidArgument,
@@ -266,6 +271,9 @@ TEST_F(BothDoorsTest, C3ValuesOfTheWrongType) {
                                                  {"stream", 1},
                                                  {"seed", 1.5},
                                                  {"seed", "7"},
+                                                 {"max_cost_nanousd", "5"},
+                                                 {"max_cost_nanousd", 1.5},
+                                                 {"max_cost_nanousd", uint64_t{1} << 63},
                                                  {"stop", 5},
                                                  {"logit_bias", {1}},
                                                  {"logprobs", 3},
@@ -308,6 +316,19 @@ TEST_F(BothDoorsTest, C12B8FieldsThatAreRefusedAlwaysAndUnknownOnesWhereStrict) 
   EXPECT_THAT(refused.error()["message"].get<std::string>(), HasSubstr("frobnicate"));
   strict.ExpectUnharmed();
   service_.ExpectUnharmed();
+}
+
+TEST_F(BothDoorsTest, ALimitOfCostNeedsARateCard) {
+  HarnessOptions options;
+  options.engine.rate_card = {};
+  ServiceHarness unpriced(options);
+  Json body = GoodBody();
+  body["max_cost_nanousd"] = 1000;
+  const HttpAnswer answer = Ask(unpriced.http->port(), "POST", kChat, body.dump());
+  EXPECT_EQ(answer.status, 400);
+  EXPECT_EQ(answer.error()["code"], "no_rate_card");
+  ExpectAllKeys(answer);
+  unpriced.ExpectUnharmed();
 }
 
 TEST_F(BothDoorsTest, WhatThisModelCannotDoIsRefusedByName) {

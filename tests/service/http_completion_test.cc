@@ -166,6 +166,27 @@ TEST_F(HttpCompletionTest, ChoicesComeUnderTheirIndex) {
   for (int i = 0; i < 3; ++i) EXPECT_EQ(TextOf(stream, i), choices[i]["message"]["content"]);
 }
 
+TEST_F(HttpCompletionTest, ALimitOfCostEndsTheAnswer) {
+  service_.executor.step_us = 2000;
+  Json body = LongBody();
+  body["max_cost_nanousd"] = 10'000;
+  const Json whole = Post(kChat, body).json();
+  EXPECT_EQ(whole["choices"][0]["finish_reason"], "cost_limit") << whole;
+  EXPECT_LT(whole["usage"]["completion_tokens"], 1500);
+  EXPECT_EQ(Post(kText, {{"prompt", "Where is"},
+                         {"max_tokens", 1500},
+                         {"ignore_eos", true},
+                         {"max_cost_nanousd", 10'000}})
+                .json()["choices"][0]["finish_reason"],
+            "cost_limit");
+  body["stream"] = true;
+  const HttpAnswer stream = Post(kChat, body);
+  EXPECT_EQ(stream.events().back(), "[DONE]");
+  EXPECT_EQ(Json::parse(stream.events().end()[-2])["choices"][0]["finish_reason"], "cost_limit");
+  service_.executor.step_us = 0;
+  service_.ExpectUnharmed();
+}
+
 TEST_F(HttpCompletionTest, OpenAiSpellingsOfTheSameRequest) {
   const Json expected = Post(kChat, GoodBody()).json()["choices"];
   Json body = GoodBody();
