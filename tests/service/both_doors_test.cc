@@ -310,10 +310,26 @@ TEST_F(BothDoorsTest, C12B8FieldsThatAreRefusedAlwaysAndUnknownOnesWhereStrict) 
   HarnessOptions options;
   options.limits.strict = true;
   ServiceHarness strict(options);
-  const HttpAnswer refused =
-      Ask(strict.http->port(), "POST", "/v1/chat/completions", unknown.dump());
-  EXPECT_EQ(refused.status, 400);
-  EXPECT_THAT(refused.error()["message"].get<std::string>(), HasSubstr("frobnicate"));
+  // Wherever they are.
+  Json in_message = GoodBody(), in_part = GoodBody(), in_options = GoodBody();
+  in_message["messages"][0]["frobnicate"] = 1;
+  in_part["messages"][0]["content"] = {{{"type", "text"}, {"text", "hi"}, {"frobnicate", 1}}};
+  in_options["stream_options"] = {{"include_usage", nullptr}, {"frobnicate", true}};
+  const std::pair<Json, const char*> kUnknown[] = {
+      {unknown, "frobnicate"},
+      {in_message, "messages[0].frobnicate"},
+      {in_part, "messages[0].content[0].frobnicate"},
+      {in_options, "stream_options.frobnicate"}};
+  for (const auto& [body, param] : kUnknown) {
+    EXPECT_EQ(Post(body.dump()).status, 200) << param;
+    const HttpAnswer refused = Ask(strict.http->port(), "POST", kChat, body.dump());
+    EXPECT_EQ(refused.status, 400) << param;
+    EXPECT_EQ(refused.error()["param"], param);
+  }
+  Json known = GoodBody();
+  known["stream_options"] = {{"include_usage", true}, {"include_obfuscation", false}};
+  known["messages"][0]["content"] = {{{"type", "text"}, {"text", "hi"}}};
+  EXPECT_EQ(Ask(strict.http->port(), "POST", kChat, known.dump()).status, 200);
   strict.ExpectUnharmed();
   service_.ExpectUnharmed();
 }
