@@ -224,8 +224,7 @@ absl::Status Generation::TakeRate(const Request& request) {
   if (parts_.rates == nullptr) return absl::OkStatus();
   const int64_t tokens = static_cast<int64_t>(request.prompt.size()) +
                          int64_t{request.sampling.max_tokens} * request.sampling.choices;
-  absl::Status taken =
-      parts_.rates->Take(identity.tenant, minute_, tokens, parts_.clock->NowNs(), &rate_stands_);
+  absl::Status taken = parts_.rates->Take(identity.tenant, minute_, tokens, parts_.clock->NowNs());
   if (taken.ok()) rate_tokens_ = tokens;
   return taken;
 }

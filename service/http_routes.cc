@@ -299,7 +299,7 @@ HttpReply HttpRoutes::Refuse(Method method, const CallIdentity& identity,
   if (http_status != reply.status) {
     reply = ErrorReply(http_status, {.message = std::string(status.message())});
   }
-  AddIds(identity, &reply.headers);
+  AddOwnHeaders(parts_, identity, &reply.headers);
   return reply;
 }
 

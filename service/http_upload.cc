@@ -239,6 +239,7 @@ asio::awaitable<void> UploadFile(const HttpRoutes& routes, HttpExchange& exchang
   CallIdentity identity;
   absl::Status status = ReadCaller(parts, exchange.request(), &identity);
   if (status.ok()) status = CheckKeepsFiles(parts);
+  if (status.ok()) status = TakeOneRequest(parts, identity);
   const UploadPlace place;
   if (status.ok() && !place.taken()) status = TooManyUploads();
   HttpReply reply;
@@ -251,13 +252,13 @@ asio::awaitable<void> UploadFile(const HttpRoutes& routes, HttpExchange& exchang
   }
   CountCall(parts, Method::kFiles, identity, status, received_ns);
   if (broken) {
-    HttpHeaders ids;
-    AddIds(identity, &ids);
-    exchange.OnBroken(std::move(ids));
+    HttpHeaders headers;
+    AddOwnHeaders(parts, identity, &headers);
+    exchange.OnBroken(std::move(headers));
     co_return;
   }
   if (!status.ok()) reply = ErrorReply(status);
-  AddIds(identity, &reply.headers);
+  AddOwnHeaders(parts, identity, &reply.headers);
   co_await exchange.Reply(std::move(reply));
 }
 
