@@ -81,6 +81,11 @@ Generation::Generation(const ServiceParts& parts, Method method, WatchedCall* ca
   parts_.calls->Add(call_);
 }
 
+absl::Status Generation::CheckPlace() const {
+  if (!identity.idempotency_key.empty()) return absl::OkStatus();
+  return parts_.admission->RefuseWhenFull(identity.tenant);
+}
+
 absl::Status Generation::Start(GenerationAsk ask, int64_t deadline_ns, StreamReader* reader) {
   if (parts_.books != nullptr) {
     if (absl::Status status = parts_.books->MayRecord(); !status.ok()) return status;

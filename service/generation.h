@@ -50,6 +50,9 @@ class Generation {
   // The door fills it before Start.
   CallIdentity identity;
 
+  // For a door that has read who asks and not yet what: refuses where every place is taken, so that
+  // under overload a refusal costs no reading. A key's answer may be there already, and needs none.
+  absl::Status CheckPlace() const;
   // Takes the request on or refuses it. Once it is on, `reader` hears until Close; but an answer
   // that is there already (replays_from_memory) can be taken at once, and nobody hears.
   absl::Status Start(GenerationAsk ask, int64_t deadline_ns, StreamReader* reader);

@@ -78,6 +78,7 @@ absl::Status Completion::Accept() {
   if (absl::Status status = ReadIdentity(request, parts_, identity); !status.ok()) return status;
   const absl::StatusOr<int64_t> deadline_ns = ReadDeadline(request, parts_.limits, *parts_.clock);
   if (!deadline_ns.ok()) return deadline_ns.status();
+  if (absl::Status place = generation_.CheckPlace(); !place.ok()) return place;
   absl::StatusOr<OpenAiAsk> asked = ReadOpenAi(kind_, request.body(), parts_.limits);
   if (!asked.ok()) return asked.status();
   stream_ = asked->stream;

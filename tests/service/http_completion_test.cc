@@ -386,6 +386,14 @@ TEST(HttpLifecycleTest, FullQueueIsToldWithWhenToRetry) {
   EXPECT_EQ(refused.headers.at("retry-after"), "1");
   EXPECT_EQ(refused.headers.at("x-should-retry"), "true");
   EXPECT_EQ(refused.error()["code"], "overloaded");
+  // Before anything of the body is read, through both doors; each once in the counts and the log.
+  EXPECT_EQ(Ask(service.http->port(), "POST", kChat, "{").error()["code"], "overloaded");
+  EXPECT_EQ(service.CallBytes("Generate", "no message").reason, "QUEUE_FULL");
+  EXPECT_EQ(service.counters.refused().at("QUEUE_FULL"), 3);
+  const std::vector<std::string> log = absl::StrSplit(service.log(), "\"reason\":\"QUEUE_FULL\"");
+  EXPECT_EQ(log.size(), 4u) << service.log();
+  // Who may have its answer already is read all the same.
+  EXPECT_EQ(Ask(service.http->port(), "POST", kChat, "{", {{"Idempotency-Key", "k"}}).status, 400);
   first.connection().Reset();
   service.executor.step_us = 0;
   service.ExpectUnharmed();
