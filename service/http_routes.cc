@@ -32,24 +32,31 @@ using Json = nlohmann::ordered_json;
 
 std::string_view View(boost::beast::string_view text) { return {text.data(), text.size()}; }
 
-Json ModelJson(const ServedModel& model) {
-  return {{"id", model.name},
-          {"object", "model"},
-          {"created", model.loaded_unix_seconds},
-          {"owned_by", "tuppence"},
-          {"max_model_len", model.context_tokens}};
+// An alias has an entry of its own, for programs that look for their model's name in the list; what
+// it stands for is its parent.
+Json ModelJson(const ServedModel& model, const std::string& name) {
+  Json json = {{"id", name},
+               {"object", "model"},
+               {"created", model.loaded_unix_seconds},
+               {"owned_by", "tuppence"},
+               {"max_model_len", model.context_tokens}};
+  if (name != model.name) json["parent"] = model.name;
+  return json;
 }
 
 absl::StatusOr<Json> ListModels(const ServiceParts& parts, const CallIdentity&,
                                 const HttpRequest&) {
-  return Json{{"object", "list"}, {"data", Json::array({ModelJson(*parts.model)})}};
+  const ServedModel& model = *parts.model;
+  Json data = Json::array({ModelJson(model, model.name)});
+  for (const std::string& alias : model.aliases) data.push_back(ModelJson(model, alias));
+  return Json{{"object", "list"}, {"data", std::move(data)}};
 }
 
 absl::StatusOr<Json> GetModel(const ServiceParts& parts, const CallIdentity&,
                               const HttpRequest& request) {
   const std::string name = NameIn(request);
   if (absl::Status status = CheckModelName(name, *parts.model); !status.ok()) return status;
-  return ModelJson(*parts.model);
+  return ModelJson(*parts.model, name);
 }
 
 absl::StatusOr<Json> Tokenize(const ServiceParts& parts, const CallIdentity& identity,
@@ -124,6 +131,7 @@ constexpr HttpRoute kRoutes[] = {
     {"POST", "/detokenize", kJson, Method::kDetokenize, false,
      AtOnce<Method::kDetokenize, Detokenize>},
     {"GET", "/health", kNone, Method::kOther, true, Health},
+    {"GET", "/ping", kNone, Method::kOther, true, Health},
     {"GET", "/version", kNone, Method::kOther, true, Version},
 };
 
@@ -196,8 +204,11 @@ bool IsAnotherSitesForm(const HttpHeader& header) {
 }
 
 const HttpRoute* FindRoute(const HttpHeader& header) {
+  // HEAD is GET without the answer's body, which the connection leaves out.
+  const bool is_head = header.method() == http::verb::head;
+  const std::string_view verb = is_head ? "GET" : View(header.method_string());
   for (const HttpRoute& row : kRoutes) {
-    if (row.Matches(PathOf(header)) && View(header.method_string()) == row.verb) return &row;
+    if (row.Matches(PathOf(header)) && verb == row.verb) return &row;
   }
   return nullptr;
 }
@@ -230,6 +241,7 @@ std::optional<HttpReply> HttpRoutes::Judge(const HttpHeader& header) const {
   for (const HttpRoute& row : kRoutes) {
     if (!row.Matches(path)) continue;
     verbs.push_back(row.verb);
+    if (verbs.back() == "GET") verbs.push_back("HEAD");
     method = row.method;
     open = row.open;
   }

@@ -76,6 +76,34 @@ TEST_F(HttpDoorsTest, PagesBesideTheCompletions) {
   EXPECT_TRUE(models["data"][0]["created"].is_number());
   EXPECT_EQ(Get("/v1/models/demo").json(), models["data"][0]);
   EXPECT_EQ(Get("/v1/models/other").status, 404);
+  EXPECT_EQ(Get("/ping").json(), Get("/health").json());
+}
+
+TEST_F(HttpDoorsTest, AliasesAreModelsWithTheServedOneAsParent) {
+  service_.model.aliases = {"gpt-4o-mini", "phi"};
+  const Json models = Get("/v1/models").json()["data"];
+  ASSERT_EQ(models.size(), 3u);
+  EXPECT_FALSE(models[0].contains("parent"));
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(models[i + 1]["id"], service_.model.aliases[i]);
+    EXPECT_EQ(models[i + 1]["parent"], "demo");
+    EXPECT_EQ(models[i + 1]["created"], models[0]["created"]);
+    EXPECT_EQ(Get("/v1/models/" + service_.model.aliases[i]).json(), models[i + 1]);
+  }
+}
+
+TEST_F(HttpDoorsTest, HeadIsGetWithoutTheBody) {
+  for (const char* path : {"/health", "/ping", "/version", "/v1/models", "/v1/models/demo"}) {
+    RawConnection connection(service_.http->port());
+    connection.Write(absl::StrCat("HEAD ", path, " HTTP/1.1\r\nHost: x\r\n\r\n", "GET ", path,
+                                  " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+    const std::string answers = connection.ReadAll();
+    const HttpAnswer head = ParseAnswer(answers);
+    EXPECT_EQ(head.status, 200) << path;
+    EXPECT_EQ(head.headers.at("content-length"), absl::StrCat(Get(path).body.size()));
+    EXPECT_THAT(answers, HasSubstr("\r\n\r\nHTTP/1.1 200")) << "no byte between the two";
+  }
+  EXPECT_EQ(Ask(service_.http->port(), "HEAD", kChat).status, 405);
 }
 
 TEST_F(HttpDoorsTest, A1GarbageIsAnsweredOrClosed) {
