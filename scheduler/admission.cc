@@ -21,7 +21,7 @@ struct AdmissionHold::Books {
   mutable Mutex mutex;
   Held all ABSL_GUARDED_BY(mutex);
   absl::flat_hash_map<std::string, Held> tenants ABSL_GUARDED_BY(mutex);
-  absl::flat_hash_map<std::string, TenantLimits> limits ABSL_GUARDED_BY(mutex);
+  absl::flat_hash_map<std::string, TenantLimits> tenant_limits ABSL_GUARDED_BY(mutex);
   TenantLimits other_limits ABSL_GUARDED_BY(mutex);
 
   // Copies for snapshot(), set under the mutex and read without it.
@@ -32,6 +32,9 @@ struct AdmissionHold::Books {
     std::atomic<int64_t> refused_global = 0;
     std::atomic<int64_t> refused_tenant = 0;
   } shown;
+  // Whether so much would fit, and if not, the refusal, which is counted.
+  absl::Status Judge(const AdmissionLimits& limits, const std::string& tenant,
+                     int64_t prompt_tokens) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Show() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     shown.requests.store(all.requests, std::memory_order_relaxed);
     shown.prompt_tokens.store(all.prompt_tokens, std::memory_order_relaxed);
@@ -75,6 +78,38 @@ AdmissionHold::AdmissionHold(std::shared_ptr<Books> books, std::string tenant,
                              int64_t prompt_tokens)
     : books_(std::move(books)), tenant_(std::move(tenant)), prompt_tokens_(prompt_tokens) {}
 
+absl::Status AdmissionHold::Books::Judge(const AdmissionLimits& limits, const std::string& tenant,
+                                         int64_t prompt_tokens) {
+  const auto found = tenants.find(tenant);
+  const Held own = found == tenants.end() ? Held{} : found->second;
+  const auto named = tenant_limits.find(tenant);
+  const TenantLimits& its = named == tenant_limits.end() ? other_limits : named->second;
+  // The tenant's own cap first: a caller over its share should hear of that, not of the server's.
+  if (!Fits(own, prompt_tokens, its.requests_max, its.prompt_tokens_max)) {
+    shown.refused_tenant.fetch_add(1, std::memory_order_relaxed);
+    Refusal refusal = MakeRefusal(reason::kTenantQueueFull, own, its.requests_max,
+                                  its.prompt_tokens_max, limits.retry_after_ms);
+    refusal.tenant = tenant;
+    return RefusalStatus(
+        absl::StatusCode::kResourceExhausted,
+        absl::StrCat("this tenant's queue is full: ",
+                     Overrun(own, prompt_tokens, its.requests_max, its.prompt_tokens_max),
+                     " for one tenant; wait for some of them to end, or ask for a larger share"),
+        refusal);
+  }
+  if (!Fits(all, prompt_tokens, limits.requests_max, limits.prompt_tokens_max)) {
+    shown.refused_global.fetch_add(1, std::memory_order_relaxed);
+    return RefusalStatus(
+        absl::StatusCode::kUnavailable,
+        absl::StrCat("the server's queue is full: ",
+                     Overrun(all, prompt_tokens, limits.requests_max, limits.prompt_tokens_max),
+                     "; retry in ", limits.retry_after_ms, " ms or send to another replica"),
+        MakeRefusal(reason::kQueueFull, all, limits.requests_max, limits.prompt_tokens_max,
+                    limits.retry_after_ms));
+  }
+  return absl::OkStatus();
+}
+
 AdmissionHold::~AdmissionHold() {
   MutexLock lock(&books_->mutex);
   books_->all.requests -= 1;
@@ -105,49 +140,31 @@ AdmissionControl::AdmissionControl(const AdmissionLimits& limits)
 void AdmissionControl::SetTenantLimits(absl::flat_hash_map<std::string, TenantLimits> tenants,
                                        const TenantLimits& others) {
   MutexLock lock(&books_->mutex);
-  books_->limits = std::move(tenants);
+  books_->tenant_limits = std::move(tenants);
   books_->other_limits = others;
 }
 
 absl::StatusOr<std::shared_ptr<AdmissionHold>> AdmissionControl::Reserve(
     const std::string& tenant, int64_t prompt_tokens_bound) {
   CHECK_GE(prompt_tokens_bound, 0);
-  const AdmissionLimits& limits = limits_;
   MutexLock lock(&books_->mutex);
-  const auto found = books_->tenants.find(tenant);
-  const Held own = found == books_->tenants.end() ? Held{} : found->second;
-  const auto named = books_->limits.find(tenant);
-  const TenantLimits& its = named == books_->limits.end() ? books_->other_limits : named->second;
-  // The tenant's own cap first: a caller over its share should hear of that, not of the server's.
-  if (!Fits(own, prompt_tokens_bound, its.requests_max, its.prompt_tokens_max)) {
-    books_->shown.refused_tenant.fetch_add(1, std::memory_order_relaxed);
-    Refusal refusal = MakeRefusal(reason::kTenantQueueFull, own, its.requests_max,
-                                  its.prompt_tokens_max, limits.retry_after_ms);
-    refusal.tenant = tenant;
-    return RefusalStatus(
-        absl::StatusCode::kResourceExhausted,
-        absl::StrCat("this tenant's queue is full: ",
-                     Overrun(own, prompt_tokens_bound, its.requests_max, its.prompt_tokens_max),
-                     " for one tenant; wait for some of them to end, or ask for a larger share"),
-        refusal);
-  }
-  if (!Fits(books_->all, prompt_tokens_bound, limits.requests_max, limits.prompt_tokens_max)) {
-    books_->shown.refused_global.fetch_add(1, std::memory_order_relaxed);
-    return RefusalStatus(
-        absl::StatusCode::kUnavailable,
-        absl::StrCat("the server's queue is full: ",
-                     Overrun(books_->all, prompt_tokens_bound, limits.requests_max,
-                             limits.prompt_tokens_max),
-                     "; retry in ", limits.retry_after_ms, " ms or send to another replica"),
-        MakeRefusal(reason::kQueueFull, books_->all, limits.requests_max, limits.prompt_tokens_max,
-                    limits.retry_after_ms));
-  }
+  if (absl::Status judged = books_->Judge(limits_, tenant, prompt_tokens_bound); !judged.ok())
+    return judged;
   for (Held* held : {&books_->all, &books_->tenants[tenant]}) {
     held->requests += 1;
     held->prompt_tokens += prompt_tokens_bound;
   }
   books_->Show();
   return std::shared_ptr<AdmissionHold>(new AdmissionHold(books_, tenant, prompt_tokens_bound));
+}
+
+absl::Status AdmissionControl::RefuseWhenFull(const std::string& tenant) {
+  if (books_->shown.requests.load(std::memory_order_relaxed) < limits_.requests_max) {
+    return absl::OkStatus();
+  }
+  MutexLock lock(&books_->mutex);
+  if (books_->all.requests < limits_.requests_max) return absl::OkStatus();
+  return books_->Judge(limits_, tenant, /*prompt_tokens=*/0);
 }
 
 AdmissionSnapshot AdmissionControl::snapshot() const {

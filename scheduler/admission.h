@@ -71,6 +71,10 @@ class AdmissionControl {
   absl::StatusOr<std::shared_ptr<AdmissionHold>> Reserve(const std::string& tenant,
                                                          int64_t prompt_tokens_bound);
 
+  // Refuses as Reserve does where no slot is free, whatever the request is: so a caller can be told
+  // before anybody reads what it asks. Counts as a refusal; takes no lock where there is a slot.
+  absl::Status RefuseWhenFull(const std::string& tenant);
+
   // From now on these tenants have limits of their own, and all others these.
   void SetTenantLimits(absl::flat_hash_map<std::string, TenantLimits> tenants,
                        const TenantLimits& others);

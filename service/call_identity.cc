@@ -100,7 +100,9 @@ absl::Status ReadIdentity(const IdentityFields& fields, const ServiceParts& part
       identity->tenant = tenant.value;
     }
   }
-  return violations.empty() ? absl::OkStatus() : InvalidFields(violations);
+  if (!violations.empty()) return InvalidFields(violations);
+  identity->known = true;
+  return absl::OkStatus();
 }
 
 }  // namespace tuppence

@@ -23,6 +23,7 @@ struct CallIdentity {
   std::string request_id;         // made here, unique; set even where reading fails
   std::string caller_request_id;  // "" where the caller sent none
   std::string tenant = kUnknownTenant;
+  bool known = false;           // all of it was read
   std::string idempotency_key;  // "" where the caller sent none
   std::string traceparent;      // W3C Trace Context, "" where none came or it was malformed
 };

@@ -76,6 +76,7 @@ absl::Status GenerateCall::Accept(const grpc::ByteBuffer& bytes) {
   }
   const absl::StatusOr<int64_t> deadline_ns = ReadDeadline(*context_, parts_.limits, *parts_.clock);
   if (!deadline_ns.ok()) return deadline_ns.status();
+  if (absl::Status place = generation_.CheckPlace(); !place.ok()) return place;
   v1::GenerateRequest message;
   if (absl::Status status = ParseMessage(bytes, parts_.limits, &message); !status.ok()) {
     return status;

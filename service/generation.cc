@@ -81,6 +81,11 @@ Generation::Generation(const ServiceParts& parts, Method method, WatchedCall* ca
   parts_.calls->Add(call_);
 }
 
+absl::Status Generation::CheckPlace() const {
+  if (!identity.idempotency_key.empty()) return absl::OkStatus();
+  return parts_.admission->RefuseWhenFull(identity.tenant);
+}
+
 absl::Status Generation::Start(GenerationAsk ask, int64_t deadline_ns, StreamReader* reader) {
   if (parts_.books != nullptr) {
     if (absl::Status status = parts_.books->MayRecord(); !status.ok()) return status;
@@ -224,8 +229,7 @@ absl::Status Generation::TakeRate(const Request& request) {
   if (parts_.rates == nullptr) return absl::OkStatus();
   const int64_t tokens = static_cast<int64_t>(request.prompt.size()) +
                          int64_t{request.sampling.max_tokens} * request.sampling.choices;
-  absl::Status taken =
-      parts_.rates->Take(identity.tenant, minute_, tokens, parts_.clock->NowNs(), &rate_stands_);
+  absl::Status taken = parts_.rates->Take(identity.tenant, minute_, tokens, parts_.clock->NowNs());
   if (taken.ok()) rate_tokens_ = tokens;
   return taken;
 }

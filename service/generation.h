@@ -50,6 +50,9 @@ class Generation {
   // The door fills it before Start.
   CallIdentity identity;
 
+  // For a door that has read who asks and not yet what: refuses where every place is taken, so that
+  // under overload a refusal costs no reading. A key's answer may be there already, and needs none.
+  absl::Status CheckPlace() const;
   // Takes the request on or refuses it. Once it is on, `reader` hears until Close; but an answer
   // that is there already (replays_from_memory) can be taken at once, and nobody hears.
   absl::Status Start(GenerationAsk ask, int64_t deadline_ns, StreamReader* reader);
@@ -62,8 +65,6 @@ class Generation {
   // engine never had the request. After it the registry and the stream know the call no more.
   void Close(const absl::Status& status, const RequestEnd* end);
 
-  // How the tenant stands with its limits of a minute, once Start was called.
-  const RateStands& rate_stands() const { return rate_stands_; }
   // Of an answer that was asked for by its key: of the first request.
   const std::string& answer_id() const {
     return replay_of_.empty() ? identity.request_id : replay_of_;
@@ -92,7 +93,6 @@ class Generation {
   int64_t weight_milli_ = 1000;
   PriorityClass priority_class_ = PriorityClass::kStandard;
   MinuteLimits minute_;
-  RateStands rate_stands_;
   int64_t rate_tokens_ = 0;  // taken of this minute's
   uint64_t seed_ = 0;
   int32_t prompt_tokens_ = 0;

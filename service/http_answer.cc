@@ -39,9 +39,8 @@ class Completion final : public StreamReader, public WatchedCall {
 
  private:
   absl::Status Accept();
-  void AddOwnHeaders(HttpHeaders* headers) const {
-    AddIds(generation_.identity, headers);
-    AddRates(generation_.rate_stands(), headers);
+  void AddHeaders(HttpHeaders* headers) const {
+    AddOwnHeaders(parts_, generation_.identity, headers);
     if (generation_.is_replay()) headers->emplace_back(kReplayedKey, "true");
   }
   asio::awaitable<void> Deliver();
@@ -64,7 +63,7 @@ asio::awaitable<void> Completion::Run() {
   if (!accepted.ok()) {
     generation_.Close(accepted, nullptr);
     HttpReply reply = ErrorReply(accepted);
-    AddOwnHeaders(&reply.headers);
+    AddHeaders(&reply.headers);
     co_await exchange_.Reply(std::move(reply));
     co_return;
   }
@@ -79,6 +78,7 @@ absl::Status Completion::Accept() {
   if (absl::Status status = ReadIdentity(request, parts_, identity); !status.ok()) return status;
   const absl::StatusOr<int64_t> deadline_ns = ReadDeadline(request, parts_.limits, *parts_.clock);
   if (!deadline_ns.ok()) return deadline_ns.status();
+  if (absl::Status place = generation_.CheckPlace(); !place.ok()) return place;
   absl::StatusOr<OpenAiAsk> asked = ReadOpenAi(kind_, request.body(), parts_.limits);
   if (!asked.ok()) return asked.status();
   stream_ = asked->stream;
@@ -117,7 +117,7 @@ asio::awaitable<void> Completion::Deliver() {
     std::string events = writer_->Events(delta_);
     if (events.empty()) continue;
     HttpHeaders headers;
-    if (!std::exchange(began_, true)) AddOwnHeaders(&headers);
+    if (!std::exchange(began_, true)) AddHeaders(&headers);
     if (!co_await exchange_.WriteEvents(std::move(events), /*last=*/false, headers)) {
       generation_.GiveUp();
     }
@@ -128,7 +128,7 @@ asio::awaitable<void> Completion::Deliver() {
 // failed before anything of it was sent is an error like any other, and may be tried again.
 asio::awaitable<void> Completion::End(const RequestEnd& end) {
   HttpHeaders headers;
-  if (!began_) AddOwnHeaders(&headers);
+  if (!began_) AddHeaders(&headers);
   std::string body;
   if (stream_ && (began_ || end.status.ok())) {
     body = writer_->Events(delta_);

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "scheduler/clock.h"
 #include "scheduler/refusal.h"
+#include "service/minute_limits.h"
 #include "service/rpc_status.h"
 
 namespace tuppence {
@@ -15,6 +16,19 @@ namespace {
 
 constexpr char kTimeoutKey[] = "x-request-timeout-ms";
 constexpr int64_t kNsPerMs = 1'000'000;
+
+void AddRates(const RateStands& stands, HttpHeaders* headers) {
+  const auto add = [headers](const char* what, const RateStand& stand) {
+    if (stand.limit == 0) return;
+    headers->emplace_back(absl::StrCat("x-ratelimit-limit-", what), absl::StrCat(stand.limit));
+    headers->emplace_back(absl::StrCat("x-ratelimit-remaining-", what),
+                          absl::StrCat(stand.remaining));
+    headers->emplace_back(absl::StrCat("x-ratelimit-reset-", what),
+                          absl::StrCat(stand.full_in_ms, "ms"));
+  };
+  add("requests", stands.requests);
+  add("tokens", stands.tokens);
+}
 
 }  // namespace
 
@@ -58,24 +72,16 @@ absl::StatusOr<int64_t> ReadDeadline(const HttpHeader& header, const CallLimits&
          (ms >= ms_max ? limits.deadline_max_ns : static_cast<int64_t>(ms) * kNsPerMs);
 }
 
-void AddRates(const RateStands& stands, HttpHeaders* headers) {
-  const auto add = [headers](const char* what, const RateStand& stand) {
-    if (stand.limit == 0) return;
-    headers->emplace_back(absl::StrCat("x-ratelimit-limit-", what), absl::StrCat(stand.limit));
-    headers->emplace_back(absl::StrCat("x-ratelimit-remaining-", what),
-                          absl::StrCat(stand.remaining));
-    headers->emplace_back(absl::StrCat("x-ratelimit-reset-", what),
-                          absl::StrCat(stand.full_in_ms, "ms"));
-  };
-  add("requests", stands.requests);
-  add("tokens", stands.tokens);
-}
-
 void AddIds(const CallIdentity& identity, HttpHeaders* headers) {
   headers->emplace_back(kRequestIdKey, identity.request_id);
   headers->emplace_back(kCallerRequestIdKey, identity.caller_request_id.empty()
                                                  ? identity.request_id
                                                  : identity.caller_request_id);
+}
+
+void AddOwnHeaders(const ServiceParts& parts, const CallIdentity& identity, HttpHeaders* headers) {
+  AddIds(identity, headers);
+  AddRates(StandsOf(parts, identity), headers);
 }
 
 }  // namespace tuppence

@@ -8,7 +8,6 @@
 #include "service/call_identity.h"
 #include "service/http_exchange.h"
 #include "service/service_parts.h"
-#include "service/tenant_rates.h"
 
 namespace tuppence {
 
@@ -23,10 +22,12 @@ absl::Status ReadIdentity(const HttpHeader& header, const ServiceParts& parts,
 absl::StatusOr<int64_t> ReadDeadline(const HttpHeader& header, const CallLimits& limits,
                                      const Clock& clock);
 
-// x-ratelimit-{limit,remaining,reset}-{requests,tokens}, of those limits that there are.
-void AddRates(const RateStands& stands, HttpHeaders* headers);
-
 // tuppence-request-id is ours; x-request-id the caller's, or ours where it sent none.
 void AddIds(const CallIdentity& identity, HttpHeaders* headers);
+
+// What goes back with every answer: the ids, and where the caller is known how its tenant stands
+// with its limits of a minute: x-ratelimit-{limit,remaining,reset}-{requests,tokens}, of those that
+// there are.
+void AddOwnHeaders(const ServiceParts& parts, const CallIdentity& identity, HttpHeaders* headers);
 
 }  // namespace tuppence

@@ -1,5 +1,6 @@
 #include "service/http_connection.h"
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "scheduler/clock.h"
 #include "service/http_exchange.h"
+#include "service/http_fault.h"
 #include "service/http_routes.h"
 #include "service/openai_errors.h"
 
@@ -39,29 +41,6 @@ using Parser = http::request_parser<http::string_body>;
 using UploadParser = http::request_parser<http::buffer_body>;
 
 auto Into(error_code& error) { return asio::redirect_error(asio::use_awaitable, error); }
-
-// What to answer to bytes that are no request; status 0: nothing, for nobody is there.
-// `bytes_max` and `chunks_max`: what the body was held to.
-HttpReply FaultReply(error_code error, bool timed_out, const HttpLimits& limits, int64_t bytes_max,
-                     int64_t chunks_max) {
-  const auto fault = [](int status, const std::string& message) {
-    return ErrorReply(status, {.message = message});
-  };
-  if (timed_out) return fault(408, "the request did not come in time; send it without pauses");
-  if (error == http::error::header_limit || error == http::error::buffer_overflow) {
-    return fault(431, absl::StrCat("the header has more than ", limits.header_bytes_max,
-                                   " bytes; send fewer or shorter header fields"));
-  }
-  if (error == http::error::body_limit) {
-    return fault(413, absl::StrCat("the body has more than ", bytes_max, " bytes or ", chunks_max,
-                                   " chunks; shorten it"));
-  }
-  const bool is_http = error.category() == make_error_code(http::error::bad_method).category();
-  if (!is_http || error == http::error::end_of_stream || error == http::error::partial_message) {
-    return {.status = 0};
-  }
-  return fault(400, absl::StrCat("this is not a request of HTTP/1.1: ", error.message()));
-}
 
 template <typename Stream>
 class Connection final : public HttpConnection,
@@ -103,6 +82,7 @@ class Connection final : public HttpConnection,
   asio::awaitable<bool> WriteEvents(std::string events, bool last,
                                     const HttpHeaders& headers) override;
   asio::awaitable<int64_t> ReadBody(char* into, size_t size) override;
+  void OnBroken(HttpHeaders headers) override { fault_headers_ = std::move(headers); }
   asio::awaitable<bool> ReplyFile(HttpReply head, int file, int64_t bytes) override;
   void OnGone(std::function<void()> gone) override {
     on_gone_ = std::move(gone);
@@ -127,6 +107,10 @@ class Connection final : public HttpConnection,
   asio::awaitable<void> SayGoodbye();
   asio::awaitable<bool> Write(std::string text);
   void Watch();
+  asio::awaitable<void> EndWatch();
+  bool HasRoom() const { return buffer_.size() + kWatchBytes <= buffer_.max_size(); }
+  void SkipLineEnds();
+  bool HasClosed();
   void TellGone();
   std::string Head(int status, const std::string& content_type, const HttpHeaders& headers,
                    std::optional<size_t> body_bytes) const;
@@ -142,6 +126,7 @@ class Connection final : public HttpConnection,
   HttpRequest request_;
   UploadParser* upload_ = nullptr;  // of the request at hand, where it is one
   error_code upload_error_;
+  HttpHeaders fault_headers_;  // of the answer to it
   Phase phase_ = Phase::kHeader;
   int64_t expires_ns_ = 0;  // 0: never
   unsigned version_ = 11;
@@ -150,6 +135,7 @@ class Connection final : public HttpConnection,
   bool timed_out_ = false;
   bool began_events_ = false;
   bool watching_ = false;  // a read is outstanding while the request is answered
+  bool ending_watch_ = false;
   bool gone_ = false;
   std::function<void()> on_gone_;
   Signal watched_;
@@ -192,7 +178,8 @@ asio::awaitable<bool> Connection<Stream>::ServeOne() {
   // What the header alone decides is decided before the body is let in.
   std::optional<HttpReply> refusal = door_->routes->Judge(parser.get());
   if (refusal.has_value()) {
-    keep_alive_ = keep_alive_ && parser.is_done();
+    // Where a request of wrong form ends is anybody's guess, and a proxy's may be another.
+    keep_alive_ = keep_alive_ && parser.is_done() && refusal->status != 400;
     HttpReply reply = *std::move(refusal);
     co_await Reply(std::move(reply));
     co_return co_await WaitForNext();
@@ -204,7 +191,7 @@ asio::awaitable<bool> Connection<Stream>::ServeOne() {
   expires_ns_ = 0;
   began_events_ = false;
   buffer_.shrink_to_fit();  // thousands of open streams should not keep what they once read into
-  if (buffer_.size() == 0) Watch();
+  Watch();
   co_await door_->routes->Answer(*this);
   on_gone_ = nullptr;
   DropRequest();
@@ -297,15 +284,22 @@ template <typename Stream>
 asio::awaitable<bool> Connection<Stream>::Refuse(error_code error) {
   keep_alive_ = false;
   const HttpLimits& limits = door_->limits;
-  HttpReply reply =
+  const HttpFault fault =
       upload_error_
-          ? FaultReply(error, timed_out_, limits, UploadBytesMax(), kUploadChunksMax)
-          : FaultReply(error, timed_out_, limits, limits.body_bytes_max, limits.chunks_max);
-  if (reply.status == 0) {
+          ? HttpFaultOf(error, timed_out_, limits, UploadBytesMax(), kUploadChunksMax)
+          : HttpFaultOf(error, timed_out_, limits, limits.body_bytes_max, limits.chunks_max);
+  if (fault.status == 0) {
     gone_ = true;
-  } else {
-    co_await Reply(std::move(reply));
+    co_return false;
   }
+  HttpReply reply;
+  if (upload_error_) {  // its handler has counted and logged it
+    reply = ErrorReply(fault.status, {.message = fault.message});
+    reply.headers = std::move(fault_headers_);
+  } else {
+    reply = door_->routes->Fault(fault.status, fault.message);
+  }
+  co_await Reply(std::move(reply));
   co_return false;
 }
 
@@ -314,24 +308,57 @@ asio::awaitable<bool> Connection<Stream>::WaitForNext() {
   if (gone_ || !keep_alive_ || door_->draining) co_return false;
   phase_ = Phase::kIdle;
   ExpireAfter(door_->limits.idle_ns);
-  if (buffer_.size() == 0) Watch();
-  while (watching_) co_await watched_.Wait();
+  do {
+    if (buffer_.size() == 0) Watch();
+    while (watching_ && buffer_.size() == 0) co_await watched_.Wait();
+    co_await EndWatch();
+    SkipLineEnds();
+  } while (buffer_.size() == 0 && !gone_);
   co_return !gone_;
 }
 
-// Reads on while the request is answered: an end or an error says that the caller is gone, bytes
-// are the next request's.
+// Reads on while the request is answered, as long as there is room: an end or an error says that
+// the caller is gone, bytes are the next request's.
 template <typename Stream>
 void Connection<Stream>::Watch() {
-  if (watching_ || gone_) return;
+  if (watching_ || gone_ || !HasRoom()) return;
   watching_ = true;
-  stream_.async_read_some(buffer_.prepare(kWatchBytes),
-                          [self = this->shared_from_this()](error_code error, size_t bytes) {
-                            self->watching_ = false;
-                            self->buffer_.commit(bytes);
-                            if (error) self->TellGone();
-                            self->watched_.Set();
-                          });
+  stream_.async_read_some(buffer_.prepare(kWatchBytes), [self = this->shared_from_this()](
+                                                            error_code error, size_t bytes) {
+    self->watching_ = false;
+    self->buffer_.commit(bytes);
+    const bool ended_by_us = self->ending_watch_ && error == asio::error::operation_aborted;
+    if (error && !ended_by_us) self->TellGone();
+    if (self->phase_ == Phase::kAnswering) self->Watch();
+    self->watched_.Set();
+  });
+}
+
+// The next request is there already, and whoever reads that is to be the only one.
+template <typename Stream>
+asio::awaitable<void> Connection<Stream>::EndWatch() {
+  ending_watch_ = true;
+  while (watching_) {
+    error_code ignored;
+    Socket().cancel(ignored);
+    co_await watched_.Wait();
+  }
+  ending_watch_ = false;
+}
+
+// Some clients end a body with a line's end that belongs to nothing (RFC 9112, 2.2).
+template <typename Stream>
+void Connection<Stream>::SkipLineEnds() {
+  const auto bytes = buffer_.data();
+  const char* const begin = static_cast<const char*>(bytes.data());
+  buffer_.consume(std::string_view(begin, bytes.size()).find_first_not_of("\r\n"));
+}
+
+// Where what a caller sent ahead fills the buffer nobody reads, and only the socket knows.
+template <typename Stream>
+bool Connection<Stream>::HasClosed() {
+  pollfd socket = {.fd = Socket().native_handle(), .events = POLLRDHUP, .revents = 0};
+  return poll(&socket, 1, 0) == 1;
 }
 
 template <typename Stream>
@@ -342,6 +369,7 @@ void Connection<Stream>::TellGone() {
 
 template <typename Stream>
 void Connection<Stream>::Expire(int64_t now_ns) {
+  if (phase_ == Phase::kAnswering && upload_ == nullptr && !HasRoom() && HasClosed()) TellGone();
   if (expires_ns_ == 0 || now_ns < expires_ns_) return;
   error_code ignored;
   if ((phase_ == Phase::kHeader || phase_ == Phase::kBody) && !timed_out_) {

@@ -1,7 +1,8 @@
 // HttpConnection: one connection of the OpenAI door: reads requests within limits of bytes, chunks
 // and time, hands each to the routes and writes what they answer; then the next. A coroutine on its
-// worker's thread. While a request is answered the connection goes on reading, which is how it
-// learns that the caller is gone; what a pipelining caller sent meanwhile is the next request's.
+// worker's thread. While a request is answered the connection goes on reading, whatever came
+// already, which is how it learns that the caller is gone; what a pipelining caller sent meanwhile
+// is the next request's.
 // Made by http_server.
 #pragma once
 

@@ -57,6 +57,8 @@ class HttpExchange {
   // `size`; 0 at its end; below 0: it broke off, and there is nobody to answer, or the connection
   // does it.
   virtual boost::asio::awaitable<int64_t> ReadBody(char* into, size_t size) = 0;
+  // What the connection's answer to a body that broke off says beside the error.
+  virtual void OnBroken(HttpHeaders headers) = 0;
   // The answer's body is so many bytes of an open file, read as they are sent. False as in Reply.
   virtual boost::asio::awaitable<bool> ReplyFile(HttpReply head, int file, int64_t bytes) = 0;
 

@@ -217,7 +217,7 @@ asio::awaitable<void> SendFileContent(const HttpRoutes& routes, HttpExchange& ex
   CountCall(parts, Method::kFiles, identity, status, received_ns);
   HttpReply reply;
   if (!status.ok()) reply = ErrorReply(status);
-  AddIds(identity, &reply.headers);
+  AddOwnHeaders(parts, identity, &reply.headers);
   if (file < 0) {
     co_await exchange.Reply(std::move(reply));
     co_return;

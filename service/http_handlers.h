@@ -14,6 +14,7 @@
 #include "service/http_call.h"
 #include "service/http_exchange.h"
 #include "service/http_routes.h"
+#include "service/minute_limits.h"
 #include "service/openai_errors.h"
 #include "service/service_parts.h"
 
@@ -41,6 +42,9 @@ boost::asio::awaitable<void> AtOnce(const HttpRoutes& routes, HttpExchange& exch
   const int64_t received_ns = parts.clock->NowNs();
   CallIdentity identity;
   absl::Status status = ReadCaller(parts, exchange.request(), &identity);
+  if (status.ok() && exchange.request().method() == boost::beast::http::verb::post) {
+    status = TakeOneRequest(parts, identity);
+  }
   HttpReply reply;
   if (status.ok()) {
     const absl::StatusOr<nlohmann::ordered_json> json = answer(parts, identity, exchange.request());
@@ -48,7 +52,7 @@ boost::asio::awaitable<void> AtOnce(const HttpRoutes& routes, HttpExchange& exch
     if (json.ok()) reply.body = DumpJson(*json);
   }
   if (!status.ok()) reply = ErrorReply(status);
-  AddIds(identity, &reply.headers);
+  AddOwnHeaders(parts, identity, &reply.headers);
   CountCall(parts, method, identity, status, received_ns);
   co_await exchange.Reply(std::move(reply));
 }

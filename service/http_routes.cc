@@ -32,24 +32,31 @@ using Json = nlohmann::ordered_json;
 
 std::string_view View(boost::beast::string_view text) { return {text.data(), text.size()}; }
 
-Json ModelJson(const ServedModel& model) {
-  return {{"id", model.name},
-          {"object", "model"},
-          {"created", model.loaded_unix_seconds},
-          {"owned_by", "tuppence"},
-          {"max_model_len", model.context_tokens}};
+// An alias has an entry of its own, for programs that look for their model's name in the list; what
+// it stands for is its parent.
+Json ModelJson(const ServedModel& model, const std::string& name) {
+  Json json = {{"id", name},
+               {"object", "model"},
+               {"created", model.loaded_unix_seconds},
+               {"owned_by", "tuppence"},
+               {"max_model_len", model.context_tokens}};
+  if (name != model.name) json["parent"] = model.name;
+  return json;
 }
 
 absl::StatusOr<Json> ListModels(const ServiceParts& parts, const CallIdentity&,
                                 const HttpRequest&) {
-  return Json{{"object", "list"}, {"data", Json::array({ModelJson(*parts.model)})}};
+  const ServedModel& model = *parts.model;
+  Json data = Json::array({ModelJson(model, model.name)});
+  for (const std::string& alias : model.aliases) data.push_back(ModelJson(model, alias));
+  return Json{{"object", "list"}, {"data", std::move(data)}};
 }
 
 absl::StatusOr<Json> GetModel(const ServiceParts& parts, const CallIdentity&,
                               const HttpRequest& request) {
   const std::string name = NameIn(request);
   if (absl::Status status = CheckModelName(name, *parts.model); !status.ok()) return status;
-  return ModelJson(*parts.model);
+  return ModelJson(*parts.model, name);
 }
 
 absl::StatusOr<Json> Tokenize(const ServiceParts& parts, const CallIdentity& identity,
@@ -73,17 +80,27 @@ absl::StatusOr<Json> Detokenize(const ServiceParts& parts, const CallIdentity&,
   return Json{{"prompt", *std::move(text)}};
 }
 
-// For probes and people: neither counted nor logged.
+// For probes and people, whom nobody needs to know: but where they name the call and are known, the
+// name goes back.
+void AddIdsOfOpen(const HttpRoutes& routes, const HttpExchange& exchange, HttpReply* reply) {
+  CallIdentity identity;
+  ReadIdentity(exchange.request(), routes.parts(), &identity).IgnoreError();
+  AddIds(identity, &reply->headers);
+}
+
+// Neither counted nor logged: among lines of a probe each second nobody finds those of callers.
 asio::awaitable<void> Health(const HttpRoutes& routes, HttpExchange& exchange) {
   const Readiness verdict = routes.readiness();
   const Json body = {{"status", verdict.ready ? "ok" : verdict.reason}};
   HttpReply reply = {.status = verdict.ready ? 200 : 503, .body = DumpJson(body)};
+  AddIdsOfOpen(routes, exchange, &reply);
   co_await exchange.Reply(std::move(reply));
 }
 
-asio::awaitable<void> Version(const HttpRoutes&, HttpExchange& exchange) {
+asio::awaitable<void> Version(const HttpRoutes& routes, HttpExchange& exchange) {
   const Json body = {{"version", kVersion}};
   HttpReply reply = {.body = DumpJson(body)};
+  AddIdsOfOpen(routes, exchange, &reply);
   co_await exchange.Reply(std::move(reply));
 }
 
@@ -114,6 +131,7 @@ constexpr HttpRoute kRoutes[] = {
     {"POST", "/detokenize", kJson, Method::kDetokenize, false,
      AtOnce<Method::kDetokenize, Detokenize>},
     {"GET", "/health", kNone, Method::kOther, true, Health},
+    {"GET", "/ping", kNone, Method::kOther, true, Health},
     {"GET", "/version", kNone, Method::kOther, true, Version},
 };
 
@@ -133,6 +151,12 @@ std::string FormFault(const HttpHeader& header) {
                std::string_view("-._:[]").find(static_cast<char>(c)) != std::string_view::npos;
       })) {
     return "the Host field holds a character that no host's name has";
+  }
+  if (header.count(http::field::content_length) > 1) {
+    return "the request needs at most one Content-Length field";
+  }
+  if (header.count(http::field::transfer_encoding) > 1) {
+    return "the request needs at most one Transfer-Encoding field";
   }
   if (header.count(http::field::transfer_encoding) > 0 &&
       !boost::beast::iequals(header[http::field::transfer_encoding], "chunked")) {
@@ -180,8 +204,11 @@ bool IsAnotherSitesForm(const HttpHeader& header) {
 }
 
 const HttpRoute* FindRoute(const HttpHeader& header) {
+  // HEAD is GET without the answer's body, which the connection leaves out.
+  const bool is_head = header.method() == http::verb::head;
+  const std::string_view verb = is_head ? "GET" : View(header.method_string());
   for (const HttpRoute& row : kRoutes) {
-    if (row.Matches(PathOf(header)) && View(header.method_string()) == row.verb) return &row;
+    if (row.Matches(PathOf(header)) && verb == row.verb) return &row;
   }
   return nullptr;
 }
@@ -214,6 +241,7 @@ std::optional<HttpReply> HttpRoutes::Judge(const HttpHeader& header) const {
   for (const HttpRoute& row : kRoutes) {
     if (!row.Matches(path)) continue;
     verbs.push_back(row.verb);
+    if (verbs.back() == "GET") verbs.push_back("HEAD");
     method = row.method;
     open = row.open;
   }
@@ -267,6 +295,15 @@ asio::awaitable<void> HttpRoutes::Answer(HttpExchange& exchange) const {
   }
 }
 
+HttpReply HttpRoutes::Fault(int http_status, const std::string& message) const {
+  absl::StatusCode code = absl::StatusCode::kResourceExhausted;  // 413, 431: as over gRPC
+  if (http_status == 400) code = absl::StatusCode::kInvalidArgument;
+  if (http_status == 408) code = absl::StatusCode::kDeadlineExceeded;
+  CallIdentity identity;
+  identity.request_id = MakeRequestId();
+  return Refuse(Method::kOther, identity, absl::Status(code, message), http_status);
+}
+
 HttpReply HttpRoutes::Refuse(Method method, const CallIdentity& identity,
                              const absl::Status& status, int http_status) const {
   CountCall(parts_, method, identity, status, parts_.clock->NowNs());
@@ -274,7 +311,7 @@ HttpReply HttpRoutes::Refuse(Method method, const CallIdentity& identity,
   if (http_status != reply.status) {
     reply = ErrorReply(http_status, {.message = std::string(status.message())});
   }
-  AddIds(identity, &reply.headers);
+  AddOwnHeaders(parts_, identity, &reply.headers);
   return reply;
 }
 

@@ -46,6 +46,9 @@ class HttpRoutes {
   // What to answer where the header already decides that this is refused: the body is then not
   // even read.
   std::optional<HttpReply> Judge(const HttpHeader& header) const;
+  // What to answer where there is no request to judge, or its body broke off: counted and logged
+  // like any other refusal.
+  HttpReply Fault(int http_status, const std::string& message) const;
   // Whether the body is the handler's to read.
   bool TakesUpload(const HttpHeader& header) const;
   // Requires: Judge had nothing against it.

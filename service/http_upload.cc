@@ -239,6 +239,7 @@ asio::awaitable<void> UploadFile(const HttpRoutes& routes, HttpExchange& exchang
   CallIdentity identity;
   absl::Status status = ReadCaller(parts, exchange.request(), &identity);
   if (status.ok()) status = CheckKeepsFiles(parts);
+  if (status.ok()) status = TakeOneRequest(parts, identity);
   const UploadPlace place;
   if (status.ok() && !place.taken()) status = TooManyUploads();
   HttpReply reply;
@@ -250,9 +251,14 @@ asio::awaitable<void> UploadFile(const HttpRoutes& routes, HttpExchange& exchang
     if (stored.ok()) reply.body = DumpJson(OpenAiFile(*stored));
   }
   CountCall(parts, Method::kFiles, identity, status, received_ns);
-  if (broken) co_return;
+  if (broken) {
+    HttpHeaders headers;
+    AddOwnHeaders(parts, identity, &headers);
+    exchange.OnBroken(std::move(headers));
+    co_return;
+  }
   if (!status.ok()) reply = ErrorReply(status);
-  AddIds(identity, &reply.headers);
+  AddOwnHeaders(parts, identity, &reply.headers);
   co_await exchange.Reply(std::move(reply));
 }
 

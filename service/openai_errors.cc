@@ -104,12 +104,14 @@ std::string ToJson(int http_status, const OpenAiError& error) {
 }
 
 // When to try again, for those who look: OpenAI's clients retry 408, 409, 429 and from 500 on by
-// themselves, also where that cannot help.
+// themselves, also where that cannot help: they wait a minute at most, and a budget that is spent
+// comes back with the day or the month.
 HttpHeaders RetryHeaders(const absl::Status& status, int http_status) {
   if (const std::optional<int64_t> after_ms = RetryPushbackMs(status); after_ms.has_value()) {
+    const bool helps = RefusalOf(status)->reason != reason::kBudgetSpent;
     return {{"retry-after-ms", absl::StrCat(*after_ms)},
             {"retry-after", absl::StrCat(std::max<int64_t>(1, (*after_ms + 999) / 1000))},
-            {"x-should-retry", "true"}};
+            {"x-should-retry", helps ? "true" : "false"}};
   }
   if (http_status == 409 || http_status == 429 || http_status == 504)
     return {{"x-should-retry", "false"}};

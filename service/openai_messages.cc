@@ -62,6 +62,9 @@ std::string ReadParts(const Json& parts, const std::string& where, JsonReader* r
                   "nothing is fetched for it; that alone");
       return all;
     }
+    for (const auto& [name, value] : part.items()) {
+      if (name != "type" && name != "text") read->Unknown(absl::StrCat(place, ".", name));
+    }
     std::string text;
     if (!read->String(part["text"], absl::StrCat(place, ".text"), &text)) return all;
     absl::StrAppend(&all, i == 0 ? "" : "\n", text);

@@ -167,9 +167,15 @@ void ReadStream(const Json& value, const char* name, Asked* asked) {
 void ReadStreamOptions(const Json& value, const char* name, Asked* asked) {
   if (!value.is_object()) {
     asked->read.Wrong(value, name, "an object, as {\"include_usage\": true}");
-  } else if (const auto usage = value.find("include_usage"); usage != value.end()) {
-    if (usage->is_null()) return;
-    asked->read.Bool(*usage, "stream_options.include_usage", &asked->out.include_usage);
+    return;
+  }
+  for (const auto& [option, wanted] : value.items()) {
+    const std::string field = absl::StrCat(name, ".", option);
+    if (option == "include_usage") {
+      if (!wanted.is_null()) asked->read.Bool(wanted, field, &asked->out.include_usage);
+    } else if (option != "include_obfuscation") {  // known, and without effect
+      asked->read.Unknown(field);
+    }
   }
 }
 

@@ -50,8 +50,7 @@ absl::Status TooMany(const std::string& tenant, const char* what, int64_t count,
 }  // namespace
 
 absl::Status TenantRates::Take(const std::string& tenant, const MinuteLimits& limits,
-                               int64_t tokens, int64_t now_ns, RateStands* stands) {
-  *stands = {};
+                               int64_t tokens, int64_t now_ns) {
   if (limits.requests == 0 && limits.tokens == 0) return absl::OkStatus();
   absl::MutexLock lock(&mutex_);
   if (tenants_.size() >= forget_at_) ForgetTheFull(now_ns);
@@ -62,17 +61,24 @@ absl::Status TenantRates::Take(const std::string& tenant, const MinuteLimits& li
   if (limits.tokens > 0) after.tokens_full_ns += NsFor(tokens, limits.tokens);
   const int64_t requests_late_ns = after.requests_full_ns - now_ns - kMinuteNs;
   const int64_t tokens_late_ns = after.tokens_full_ns - now_ns - kMinuteNs;
-  absl::Status taken;
   if (limits.requests > 0 && requests_late_ns > 0) {
-    taken = TooMany(tenant, "requests", 1, limits.requests, requests_late_ns);
-  } else if (limits.tokens > 0 && (tokens > limits.tokens || tokens_late_ns > 0)) {
-    taken = TooMany(tenant, "tokens", tokens, limits.tokens, tokens_late_ns);
-  } else {
-    filling = after;
+    return TooMany(tenant, "requests", 1, limits.requests, requests_late_ns);
   }
-  stands->requests = StandOf(limits.requests, filling.requests_full_ns, now_ns);
-  stands->tokens = StandOf(limits.tokens, filling.tokens_full_ns, now_ns);
-  return taken;
+  if (limits.tokens > 0 && (tokens > limits.tokens || tokens_late_ns > 0)) {
+    return TooMany(tenant, "tokens", tokens, limits.tokens, tokens_late_ns);
+  }
+  filling = after;
+  return absl::OkStatus();
+}
+
+RateStands TenantRates::Look(const std::string& tenant, const MinuteLimits& limits,
+                             int64_t now_ns) const {
+  if (limits.requests == 0 && limits.tokens == 0) return {};
+  absl::MutexLock lock(&mutex_);
+  const auto found = tenants_.find(tenant);
+  const Filling filling = found == tenants_.end() ? Filling{} : found->second;
+  return {.requests = StandOf(limits.requests, filling.requests_full_ns, now_ns),
+          .tokens = StandOf(limits.tokens, filling.tokens_full_ns, now_ns)};
 }
 
 void TenantRates::GiveBack(const std::string& tenant, const MinuteLimits& limits, int64_t tokens) {

@@ -2,7 +2,7 @@
 // minute that fills up evenly: as much may come at once as in a minute, and no window's edge lets
 // twice as much through. Tokens are taken by what a request may need (its prompt and max_tokens of
 // each choice) and what it did not need goes back when it ends.
-// Used by generation. Safe on any thread.
+// Used by generation and minute_limits. Safe on any thread.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ struct MinuteLimits {
   int64_t tokens = 0;
 };
 
-// How a tenant stands after its request, as the x-ratelimit headers say it.
+// How a tenant stands, as the x-ratelimit headers say it.
 struct RateStand {
   int64_t limit = 0;  // 0: there is none, and the others mean nothing
   int64_t remaining = 0;
@@ -35,9 +35,10 @@ struct RateStands {
 class TenantRates {
  public:
   // Takes one request and so many tokens, or nothing: RESOURCE_EXHAUSTED with the tenant and when
-  // there will be room. *stands is set either way.
+  // there will be room.
   absl::Status Take(const std::string& tenant, const MinuteLimits& limits, int64_t tokens,
-                    int64_t now_ns, RateStands* stands);
+                    int64_t now_ns);
+  RateStands Look(const std::string& tenant, const MinuteLimits& limits, int64_t now_ns) const;
   // Tokens that were taken and not needed.
   void GiveBack(const std::string& tenant, const MinuteLimits& limits, int64_t tokens);
 
@@ -49,7 +50,7 @@ class TenantRates {
   };
   void ForgetTheFull(int64_t now_ns) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
   absl::flat_hash_map<std::string, Filling> tenants_ ABSL_GUARDED_BY(mutex_);
   size_t forget_at_ ABSL_GUARDED_BY(mutex_) = 1024;
 };

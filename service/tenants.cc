@@ -202,11 +202,20 @@ absl::Status Tenants::Reload() {
   return absl::OkStatus();
 }
 
+const TenantGrant& Tenants::GrantOf(const std::string& tenant) const {
+  const auto found = grants_.tenants.find(tenant);
+  return found == grants_.tenants.end() ? grants_.others : found->second;
+}
+
+MinuteLimits Tenants::MinuteOf(const std::string& tenant) const {
+  absl::MutexLock lock(&mutex_);
+  return GrantOf(tenant).minute;
+}
+
 absl::StatusOr<TenantTerms> Tenants::TermsOf(const std::string& tenant,
                                              std::optional<PriorityClass> asked) const {
   absl::MutexLock lock(&mutex_);
-  const auto found = grants_.tenants.find(tenant);
-  const TenantGrant& grant = found == grants_.tenants.end() ? grants_.others : found->second;
+  const TenantGrant& grant = GrantOf(tenant);
   const auto may_use = [&grant](PriorityClass c) { return grant.may_use[static_cast<int>(c)]; };
   TenantTerms terms;
   terms.weight_milli = grant.weight_milli;

@@ -72,8 +72,11 @@ class Tenants {
   // use. PERMISSION_DENIED where it may not use the one it asked for.
   absl::StatusOr<TenantTerms> TermsOf(const std::string& tenant,
                                       std::optional<PriorityClass> asked) const;
+  MinuteLimits MinuteOf(const std::string& tenant) const;
 
  private:
+  const TenantGrant& GrantOf(const std::string& tenant) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   Tenants(std::string path, AdmissionControl* admission, Budgets* budgets)
       : path_(std::move(path)), admission_(admission), budgets_(budgets) {}
 

@@ -10,6 +10,7 @@
 #include "scheduler/admission.h"
 #include "service/call_identity.h"
 #include "service/convert.h"
+#include "service/minute_limits.h"
 #include "service/prompt.h"
 #include "service/rpc_status.h"
 #include "service/unary_call.h"
@@ -20,6 +21,7 @@ namespace {
 
 absl::Status Tokenize(const ServiceParts& parts, const CallIdentity& identity,
                       v1::TokenizeRequest* request, v1::TokenizeResponse* response) {
+  if (absl::Status taken = TakeOneRequest(parts, identity); !taken.ok()) return taken;
   std::vector<FieldViolation> violations;
   Prompt prompt = TakePrompt(request, &violations);
   const auto ids =
@@ -34,8 +36,9 @@ absl::Status Tokenize(const ServiceParts& parts, const CallIdentity& identity,
   return absl::OkStatus();
 }
 
-absl::Status Detokenize(const ServiceParts& parts, const CallIdentity&,
+absl::Status Detokenize(const ServiceParts& parts, const CallIdentity& identity,
                         v1::DetokenizeRequest* request, v1::DetokenizeResponse* response) {
+  if (absl::Status taken = TakeOneRequest(parts, identity); !taken.ok()) return taken;
   const std::vector<int32_t> ids(request->token_ids().begin(), request->token_ids().end());
   absl::StatusOr<std::string> text =
       DetokeniseAsked(parts, request->model(), ids, request->keep_special_tokens());

@@ -36,6 +36,21 @@ TEST(AdmissionTest, AFullServerRefusesAsUnavailableWithARetryTime) {
   EXPECT_EQ(admission.snapshot().refused_global, 1);
 }
 
+TEST(AdmissionTest, WhereNoSlotIsFreeNobodyNeedsToKnowWhatIsAsked) {
+  AdmissionControl admission(SmallLimits());
+  const auto a = admission.Reserve("a", 10);
+  const auto b = admission.Reserve("a", 10);
+  EXPECT_TRUE(admission.RefuseWhenFull("a").ok()) << "its own share is Reserve's to judge";
+  auto c = admission.Reserve("c", 10);
+  ASSERT_TRUE(a.ok() && b.ok() && c.ok());
+  EXPECT_EQ(RefusalOf(admission.RefuseWhenFull("a"))->reason, reason::kTenantQueueFull);
+  EXPECT_EQ(admission.RefuseWhenFull("d"), admission.Reserve("d", 0).status());
+  EXPECT_EQ(admission.snapshot().refused_global, 2);
+  EXPECT_EQ(admission.snapshot().refused_tenant, 1);
+  c->reset();
+  EXPECT_TRUE(admission.RefuseWhenFull("d").ok());
+}
+
 TEST(AdmissionTest, AFullTenantRefusesAsExhaustedAndNamesTheTenant) {
   AdmissionControl admission(SmallLimits());
   const auto first = admission.Reserve("a", 10);

@@ -77,6 +77,11 @@ std::vector<Row> Rows() {
                     [=](Json& b) { b["max_tokens"] = tokens; }, kInvalidArgument,
                     "sampling.max_tokens", "max_tokens", "context_length_exceeded"});
   }
+  for (const int64_t most : {int64_t{0}, int64_t{-1}, std::numeric_limits<int64_t>::min()}) {
+    rows.push_back({"max_cost_nanousd of nothing", [=](auto& r) { r.set_max_cost_nanousd(most); },
+                    [=](Json& b) { b["max_cost_nanousd"] = most; }, kInvalidArgument,
+                    "max_cost_nanousd", "max_cost_nanousd"});
+  }
   for (const int32_t count : {21, -1, 4032, 4031}) {  // C7
     rows.push_back({"top_logprobs", [=](auto& r) { r.mutable_output()->set_top_logprobs(count); },
                     [=](Json& b) { b["top_logprobs"] = count; }, kInvalidArgument,
@@ -266,6 +271,9 @@ TEST_F(BothDoorsTest, C3ValuesOfTheWrongType) {
                                                  {"stream", 1},
                                                  {"seed", 1.5},
                                                  {"seed", "7"},
+                                                 {"max_cost_nanousd", "5"},
+                                                 {"max_cost_nanousd", 1.5},
+                                                 {"max_cost_nanousd", uint64_t{1} << 63},
                                                  {"stop", 5},
                                                  {"logit_bias", {1}},
                                                  {"logprobs", 3},
@@ -302,12 +310,41 @@ TEST_F(BothDoorsTest, C12B8FieldsThatAreRefusedAlwaysAndUnknownOnesWhereStrict) 
   HarnessOptions options;
   options.limits.strict = true;
   ServiceHarness strict(options);
-  const HttpAnswer refused =
-      Ask(strict.http->port(), "POST", "/v1/chat/completions", unknown.dump());
-  EXPECT_EQ(refused.status, 400);
-  EXPECT_THAT(refused.error()["message"].get<std::string>(), HasSubstr("frobnicate"));
+  // Wherever they are.
+  Json in_message = GoodBody(), in_part = GoodBody(), in_options = GoodBody();
+  in_message["messages"][0]["frobnicate"] = 1;
+  in_part["messages"][0]["content"] = {{{"type", "text"}, {"text", "hi"}, {"frobnicate", 1}}};
+  in_options["stream_options"] = {{"include_usage", nullptr}, {"frobnicate", true}};
+  const std::pair<Json, const char*> kUnknown[] = {
+      {unknown, "frobnicate"},
+      {in_message, "messages[0].frobnicate"},
+      {in_part, "messages[0].content[0].frobnicate"},
+      {in_options, "stream_options.frobnicate"}};
+  for (const auto& [body, param] : kUnknown) {
+    EXPECT_EQ(Post(body.dump()).status, 200) << param;
+    const HttpAnswer refused = Ask(strict.http->port(), "POST", kChat, body.dump());
+    EXPECT_EQ(refused.status, 400) << param;
+    EXPECT_EQ(refused.error()["param"], param);
+  }
+  Json known = GoodBody();
+  known["stream_options"] = {{"include_usage", true}, {"include_obfuscation", false}};
+  known["messages"][0]["content"] = {{{"type", "text"}, {"text", "hi"}}};
+  EXPECT_EQ(Ask(strict.http->port(), "POST", kChat, known.dump()).status, 200);
   strict.ExpectUnharmed();
   service_.ExpectUnharmed();
+}
+
+TEST_F(BothDoorsTest, ALimitOfCostNeedsARateCard) {
+  HarnessOptions options;
+  options.engine.rate_card = {};
+  ServiceHarness unpriced(options);
+  Json body = GoodBody();
+  body["max_cost_nanousd"] = 1000;
+  const HttpAnswer answer = Ask(unpriced.http->port(), "POST", kChat, body.dump());
+  EXPECT_EQ(answer.status, 400);
+  EXPECT_EQ(answer.error()["code"], "no_rate_card");
+  ExpectAllKeys(answer);
+  unpriced.ExpectUnharmed();
 }
 
 TEST_F(BothDoorsTest, WhatThisModelCannotDoIsRefusedByName) {

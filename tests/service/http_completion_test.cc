@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "tests/service/http_client.h"
 #include "tests/service/service_harness.h"
@@ -52,6 +53,13 @@ class HttpCompletionTest : public ::testing::Test {
  protected:
   HttpAnswer Post(const std::string& path, const Json& body, HttpClient::Headers headers = {}) {
     return Ask(service_.http->port(), "POST", path, body.dump(), std::move(headers));
+  }
+
+  // How many answers the log calls cancelled.
+  size_t Cancelled() const {
+    const std::vector<std::string> parts =
+        absl::StrSplit(service_.log(), "\"finish_reasons\":[\"cancelled\"]");
+    return parts.size() - 1;
   }
 
   ServiceHarness service_;
@@ -158,6 +166,27 @@ TEST_F(HttpCompletionTest, ChoicesComeUnderTheirIndex) {
   for (int i = 0; i < 3; ++i) EXPECT_EQ(TextOf(stream, i), choices[i]["message"]["content"]);
 }
 
+TEST_F(HttpCompletionTest, ALimitOfCostEndsTheAnswer) {
+  service_.executor.step_us = 2000;
+  Json body = LongBody();
+  body["max_cost_nanousd"] = 10'000;
+  const Json whole = Post(kChat, body).json();
+  EXPECT_EQ(whole["choices"][0]["finish_reason"], "cost_limit") << whole;
+  EXPECT_LT(whole["usage"]["completion_tokens"], 1500);
+  EXPECT_EQ(Post(kText, {{"prompt", "Where is"},
+                         {"max_tokens", 1500},
+                         {"ignore_eos", true},
+                         {"max_cost_nanousd", 10'000}})
+                .json()["choices"][0]["finish_reason"],
+            "cost_limit");
+  body["stream"] = true;
+  const HttpAnswer stream = Post(kChat, body);
+  EXPECT_EQ(stream.events().back(), "[DONE]");
+  EXPECT_EQ(Json::parse(stream.events().end()[-2])["choices"][0]["finish_reason"], "cost_limit");
+  service_.executor.step_us = 0;
+  service_.ExpectUnharmed();
+}
+
 TEST_F(HttpCompletionTest, OpenAiSpellingsOfTheSameRequest) {
   const Json expected = Post(kChat, GoodBody()).json()["choices"];
   Json body = GoodBody();
@@ -217,25 +246,48 @@ TEST_F(HttpCompletionTest, ConnectionServesOneRequestAfterTheOther) {
   service_.ExpectUnharmed();
 }
 
-TEST_F(HttpCompletionTest, CallerWhoLeavesIsCancelledWhetherItStreamsOrNot) {
-  service_.executor.step_us = 1000;
+// H9, A13: also where bytes that nobody needs yet are already behind the request, or more of them
+// than the connection keeps. The step at hand is held, so that what follows it can be counted.
+TEST_F(HttpCompletionTest, CallerWhoLeavesIsCancelledWithinOneStepWhateverElseItSent) {
+  const std::string kNext = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n";
+  size_t cancelled = 0;
   for (const bool stream : {true, false}) {
-    Json body = LongBody();
-    body["stream"] = stream;
-    {
+    for (const std::string& after :
+         {std::string(), std::string("\r\n"), kNext, kNext + "X: " + std::string(300'000, 'x')}) {
+      SCOPED_TRACE(absl::StrCat(stream, " ", after.size()));
+      service_.executor.step_us = 5000;  // to the end it would take longer than anybody waits
+      Json body = LongBody();
+      body["stream"] = stream;
       HttpClient client(service_.http->port());
       client.Send("POST", kChat, body.dump());
+      WaitFor([&] { return service_.engine.Snapshot().running == 1; });
+      client.connection().Write(after);
       if (stream) {
         ASSERT_TRUE(client.WaitForEvents(2));
       }
-      WaitFor([&] { return service_.engine.Snapshot().running == 1; });
+      service_.executor.held = true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));  // now it is
+      const int64_t tokens = service_.engine.Snapshot().completion_tokens;
       client.connection().Reset();
+      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+      service_.executor.held = false;
+      service_.ExpectAtRest();
+      EXPECT_LE(service_.engine.Snapshot().completion_tokens, tokens + 1);
+      EXPECT_EQ(Cancelled(), ++cancelled);
     }
-    service_.ExpectAtRest();
   }
   service_.executor.step_us = 0;
   service_.ExpectUnharmed();
-  EXPECT_THAT(service_.log(), HasSubstr("\"finish_reasons\":[\"cancelled\"]"));
+}
+
+TEST_F(HttpCompletionTest, LineEndsBehindABodyBelongToNothing) {
+  HttpClient client(service_.http->port());
+  for (int i = 0; i < 3; ++i) {
+    client.Send("POST", kChat, GoodBody().dump());
+    client.connection().Write(i == 1 ? "\r\n\r\n" : "\r\n");
+    EXPECT_EQ(client.Receive().status, 200) << i;
+  }
+  service_.ExpectUnharmed();
 }
 
 TEST_F(HttpCompletionTest, FailureBeforeTheFirstEventIsAnErrorAndAfterItAnErrorEvent) {
@@ -334,6 +386,14 @@ TEST(HttpLifecycleTest, FullQueueIsToldWithWhenToRetry) {
   EXPECT_EQ(refused.headers.at("retry-after"), "1");
   EXPECT_EQ(refused.headers.at("x-should-retry"), "true");
   EXPECT_EQ(refused.error()["code"], "overloaded");
+  // Before anything of the body is read, through both doors; each once in the counts and the log.
+  EXPECT_EQ(Ask(service.http->port(), "POST", kChat, "{").error()["code"], "overloaded");
+  EXPECT_EQ(service.CallBytes("Generate", "no message").reason, "QUEUE_FULL");
+  EXPECT_EQ(service.counters.refused().at("QUEUE_FULL"), 3);
+  const std::vector<std::string> log = absl::StrSplit(service.log(), "\"reason\":\"QUEUE_FULL\"");
+  EXPECT_EQ(log.size(), 4u) << service.log();
+  // Who may have its answer already is read all the same.
+  EXPECT_EQ(Ask(service.http->port(), "POST", kChat, "{", {{"Idempotency-Key", "k"}}).status, 400);
   first.connection().Reset();
   service.executor.step_us = 0;
   service.ExpectUnharmed();

@@ -2,6 +2,7 @@
 // the completions.
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "service/http_routes.h"
 #include "tests/service/http_client.h"
@@ -12,6 +13,7 @@ namespace {
 
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using Json = nlohmann::json;
 
 constexpr char kGood[] =
@@ -38,6 +40,20 @@ class HttpDoorsTest : public ::testing::Test {
       received += more;
     }
   }
+  // Refused like any request: with all that a client looks for, counted, and once in the log.
+  void ExpectRefused(const std::string& bytes, int status) {
+    const HttpAnswer answer = Raw(bytes);
+    ASSERT_EQ(answer.status, status) << answer.body;
+    for (const char* key : {"message", "type", "param", "code"}) {
+      EXPECT_TRUE(answer.error().contains(key)) << answer.body;
+    }
+    const std::string id = answer.headers.at("x-request-id");
+    EXPECT_EQ(id.size(), 32u);
+    EXPECT_EQ(answer.headers.at("tuppence-request-id"), id);
+    const std::vector<std::string> log = absl::StrSplit(service_.log(), id);
+    EXPECT_EQ(log.size(), 2u) << service_.log();
+  }
+  int64_t Refused() const { return service_.counters.refused().at("OTHER"); }
   HttpAnswer Get(const std::string& path) { return Ask(service_.http->port(), "GET", path); }
 
   ServiceHarness service_;
@@ -46,6 +62,13 @@ class HttpDoorsTest : public ::testing::Test {
 TEST_F(HttpDoorsTest, PagesBesideTheCompletions) {
   EXPECT_EQ(Get("/health").json()["status"], "ok");
   EXPECT_FALSE(Get("/version").json()["version"].get<std::string>().empty());
+  for (const char* path : {"/health", "/version"}) {
+    EXPECT_EQ(Get(path).headers.at("x-request-id").size(), 32u);
+    EXPECT_EQ(Ask(service_.http->port(), "GET", path, std::nullopt, {{"X-Request-Id", "mine"}})
+                  .headers.at("x-request-id"),
+              "mine");
+  }
+  EXPECT_THAT(service_.log(), Not(HasSubstr("\"Other\""))) << "probes are not logged";
   const Json models = Get("/v1/models").json();
   EXPECT_EQ(models["object"], "list");
   EXPECT_EQ(models["data"][0]["id"], "demo");
@@ -53,6 +76,34 @@ TEST_F(HttpDoorsTest, PagesBesideTheCompletions) {
   EXPECT_TRUE(models["data"][0]["created"].is_number());
   EXPECT_EQ(Get("/v1/models/demo").json(), models["data"][0]);
   EXPECT_EQ(Get("/v1/models/other").status, 404);
+  EXPECT_EQ(Get("/ping").json(), Get("/health").json());
+}
+
+TEST_F(HttpDoorsTest, AliasesAreModelsWithTheServedOneAsParent) {
+  service_.model.aliases = {"gpt-4o-mini", "phi"};
+  const Json models = Get("/v1/models").json()["data"];
+  ASSERT_EQ(models.size(), 3u);
+  EXPECT_FALSE(models[0].contains("parent"));
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(models[i + 1]["id"], service_.model.aliases[i]);
+    EXPECT_EQ(models[i + 1]["parent"], "demo");
+    EXPECT_EQ(models[i + 1]["created"], models[0]["created"]);
+    EXPECT_EQ(Get("/v1/models/" + service_.model.aliases[i]).json(), models[i + 1]);
+  }
+}
+
+TEST_F(HttpDoorsTest, HeadIsGetWithoutTheBody) {
+  for (const char* path : {"/health", "/ping", "/version", "/v1/models", "/v1/models/demo"}) {
+    RawConnection connection(service_.http->port());
+    connection.Write(absl::StrCat("HEAD ", path, " HTTP/1.1\r\nHost: x\r\n\r\n", "GET ", path,
+                                  " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+    const std::string answers = connection.ReadAll();
+    const HttpAnswer head = ParseAnswer(answers);
+    EXPECT_EQ(head.status, 200) << path;
+    EXPECT_EQ(head.headers.at("content-length"), absl::StrCat(Get(path).body.size()));
+    EXPECT_THAT(answers, HasSubstr("\r\n\r\nHTTP/1.1 200")) << "no byte between the two";
+  }
+  EXPECT_EQ(Ask(service_.http->port(), "HEAD", kChat).status, 405);
 }
 
 TEST_F(HttpDoorsTest, A1GarbageIsAnsweredOrClosed) {
@@ -66,36 +117,53 @@ TEST_F(HttpDoorsTest, A1GarbageIsAnsweredOrClosed) {
 }
 
 TEST_F(HttpDoorsTest, A2HeadersOver16KiBAre431) {
-  EXPECT_EQ(Raw(Post(absl::StrCat("X-Big: ", std::string(20000, 'm'), "\r\n"), "")).status, 431);
+  ExpectRefused(Post(absl::StrCat("X-Big: ", std::string(20000, 'm'), "\r\n"), ""), 431);
+  EXPECT_EQ(Refused(), 1);
   service_.ExpectUnharmed();
 }
 
 TEST_F(HttpDoorsTest, A4BodiesOver2MiBAre413) {
-  EXPECT_EQ(Raw(Post(absl::StrCat("Content-Length: ", 3 << 20, "\r\n"), "{")).status, 413);
-  EXPECT_EQ(Raw(Post("Content-Length: 99999999999999999999\r\n", "{")).status, 400);
+  ExpectRefused(Post(absl::StrCat("Content-Length: ", 3 << 20, "\r\n"), "{"), 413);
+  ExpectRefused(Post("Content-Length: 99999999999999999999\r\n", "{"), 400);
+  EXPECT_EQ(Refused(), 2);
   service_.ExpectUnharmed();
 }
 
 TEST_F(HttpDoorsTest, A5ChunksAreCountedAndAdded) {
   std::string ones;
   for (int i = 0; i < 70'000; ++i) ones += "1\r\n \r\n";
-  EXPECT_EQ(Raw(Post("Transfer-Encoding: chunked\r\n", ones)).status, 413);
+  ExpectRefused(Post("Transfer-Encoding: chunked\r\n", ones), 413);
   std::string megabytes;
   for (int i = 0; i < 3; ++i) megabytes += "100000\r\n" + std::string(1 << 20, ' ') + "\r\n";
   EXPECT_EQ(Raw(Post("Transfer-Encoding: chunked\r\n", megabytes)).status, 413);
   const std::string good =
       absl::StrCat(absl::Hex(sizeof(kGood) - 1), "\r\n", kGood, "\r\n0\r\n\r\n");
   EXPECT_EQ(Raw(Post("Transfer-Encoding: chunked\r\n", good)).status, 200);
-  EXPECT_EQ(Raw(Post("Transfer-Encoding: chunked\r\n", "zz\r\n")).status, 400);
+  ExpectRefused(Post("Transfer-Encoding: chunked\r\n", "zz\r\n"), 400);
   service_.ExpectUnharmed();
 }
 
-TEST_F(HttpDoorsTest, A6LengthsThatContradictEachOtherAre400) {
-  for (const char* fields : {"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
-                             "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
-                             "Content-Length: 5\r\nContent-Length: 6\r\n", "Content-Length: -1\r\n",
-                             "Content-Length: x\r\n", "Transfer-Encoding: gzip\r\n"}) {
-    EXPECT_EQ(Raw(Post(fields, "0\r\n\r\n")).status, 400) << fields;
+// What follows such a header is never taken for a request: whoever stands between may have taken
+// it for the body.
+TEST_F(HttpDoorsTest, A6LengthsThatContradictEachOtherAre400AndTheClose) {
+  const std::string kSmuggled = "GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n";
+  for (const std::string& fields :
+       {std::string("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
+        std::string("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n"),
+        std::string("Content-Length: 5\r\nContent-Length: 6\r\n"),
+        std::string("Content-Length: 0\r\nContent-Length: 0\r\n"),
+        std::string("Content-Length: 0, 0\r\n"), std::string("Content-Length: -1\r\n"),
+        std::string("Content-Length: x\r\n"), std::string("Transfer-Encoding: gzip\r\n"),
+        std::string("Transfer-Encoding: chunked, identity\r\n"),
+        std::string("Transfer-Encoding: gzip, chunked\r\n"),
+        std::string("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n")}) {
+    SCOPED_TRACE(fields);
+    RawConnection connection(service_.http->port());
+    connection.Write(Post(fields, kSmuggled));
+    const std::string answers = connection.ReadAll();  // until it is closed
+    EXPECT_EQ(ParseAnswer(answers).status, 400) << answers;
+    EXPECT_EQ(ParseAnswer(answers).headers.at("connection"), "close");
+    EXPECT_EQ(answers.find("HTTP/1.1 ", 1), std::string::npos) << answers;
   }
   service_.ExpectUnharmed();
 }
@@ -119,8 +187,12 @@ TEST_F(HttpDoorsTest, A8ASlowBodyIs408AndASlowHeaderToo) {
   for (const std::string& begun : {std::string("POST / HT"), Post("Content-Length: 9\r\n", "{")}) {
     RawConnection connection(hasty.http->port());
     connection.Write(begun);
-    EXPECT_THAT(connection.ReadAll(), HasSubstr("HTTP/1.1 408"));
+    const HttpAnswer answer = ParseAnswer(connection.ReadAll());
+    EXPECT_EQ(answer.status, 408);
+    EXPECT_EQ(answer.headers.at("connection"), "close");
+    EXPECT_THAT(hasty.log(), HasSubstr(answer.headers.at("x-request-id")));
   }
+  EXPECT_EQ(hasty.counters.refused().at("OTHER"), 2);
   hasty.ExpectUnharmed();
 }
 

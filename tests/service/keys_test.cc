@@ -19,6 +19,7 @@ namespace {
 
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
 using ::testing::Not;
 using Json = nlohmann::json;
 
@@ -183,6 +184,7 @@ TEST_F(KeysTest, ClassesAndLimitsOfAMinuteAreTheTenants) {
   EXPECT_EQ(grpc.Wait().quota_subject, "tenant:shop");
   EXPECT_TRUE(grpc.Wait().retry_ms.has_value());
   EXPECT_EQ(Http("Bearer " + free_key).status, 200);  // its neighbours go on
+  EXPECT_EQ(Http("Bearer " + free_key).headers.count("x-ratelimit-limit-requests"), 0u);
   Json urgent = Json::parse(kGoodChat);
   urgent["priority_class"] = "interactive";
   EXPECT_EQ(Ask(service_->http->port(), "POST", kChat, urgent.dump(),
@@ -191,33 +193,91 @@ TEST_F(KeysTest, ClassesAndLimitsOfAMinuteAreTheTenants) {
             403);
 }
 
+// Whatever the answer is: but who is not known hears nothing of it.
+TEST_F(KeysTest, EachAnswerSaysHowTheTenantStands) {
+  const HttpClient::Headers shop = {{"Authorization", "Bearer " + Make("shop")}};
+  Serve(R"({"tenants": {"shop": {"requests_per_minute": 6, "tokens_per_minute": 90000}}})");
+  const auto answer = [&](const char* verb, const char* path, const std::string& body,
+                          HttpClient::Headers headers) {
+    return Ask(service_->http->port(), verb, path, body, headers);
+  };
+  std::vector<std::pair<HttpAnswer, int>> answers = {
+      {answer("POST", kChat, kGoodChat, shop), 200},
+      {answer("POST", kChat, "{", shop), 400},
+      {answer("POST", kChat, R"({"messages":[{"role":"user","content":"x"}],"model":"y"})", shop),
+       404},
+      {answer("POST", "/v1/batches", "{}", shop), 404},
+      {answer("GET", "/v1/models", "", shop), 200},
+      {answer("GET", "/v1/models/other", "", shop), 404},
+      {answer("GET", "/no/such/path", "", shop), 404},
+      {answer("PUT", "/v1/models", "", shop), 405}};
+  HttpClient::Headers plain = shop;
+  plain.emplace("Content-Type", "text/plain");
+  answers.emplace_back(answer("POST", kChat, kGoodChat, plain), 415);
+  for (const auto& [got, status] : answers) {
+    EXPECT_EQ(got.status, status) << got.body;
+    ASSERT_EQ(got.headers.count("x-ratelimit-limit-requests"), 1u) << got.body;
+    EXPECT_EQ(got.headers.at("x-ratelimit-limit-requests"), "6");
+    EXPECT_EQ(got.headers.at("x-ratelimit-limit-tokens"), "90000");
+    EXPECT_THAT(got.headers.at("x-ratelimit-remaining-requests"), MatchesRegex("[3-6]"));
+    EXPECT_THAT(got.headers.at("x-ratelimit-reset-requests"), MatchesRegex("[0-9]+ms"));
+    EXPECT_THAT(got.headers.at("x-ratelimit-reset-tokens"), MatchesRegex("[0-9]+ms"));
+  }
+  EXPECT_EQ(answer("GET", "/v1/models", "", {}).headers.count("x-ratelimit-limit-requests"), 0u);
+}
+
+TEST_F(KeysTest, EveryPostIsARequestOfTheMinuteThroughBothDoors) {
+  const HttpClient::Headers shop = {{"Authorization", "Bearer " + Make("shop")}};
+  Serve(R"({"tenants": {"shop": {"requests_per_minute": 4}}})");
+  const auto post = [&](const char* path, const char* body) {
+    return Ask(service_->http->port(), "POST", path, body, shop);
+  };
+  EXPECT_EQ(post("/tokenize", R"({"prompt":"x"})").status, 200);
+  EXPECT_EQ(post("/detokenize", R"({"tokens":[300]})").status, 200);
+  EXPECT_EQ(post("/v1/batches", "{}").status, 404) << "this service keeps no files";
+  const std::multimap<std::string, std::string> metadata = {
+      {"authorization", shop.begin()->second}};
+  EXPECT_EQ(Grpc(metadata).code, kOk);
+  for (const char* path : {"/tokenize", "/detokenize", "/v1/batches", "/v1/batches/x/cancel"}) {
+    const HttpAnswer refused = post(path, "{}");
+    EXPECT_EQ(refused.status, 429) << path;
+    EXPECT_EQ(refused.error()["code"], "rate_limit_exceeded");
+    EXPECT_EQ(refused.headers.at("x-ratelimit-remaining-requests"), "0");
+  }
+  for (const char* method : {"Tokenize", "Detokenize"}) {
+    EXPECT_EQ(Grpc(metadata, method).reason, "RATE_LIMIT") << method;
+  }
+  EXPECT_EQ(Grpc(metadata, "GetModel").code, kOk);
+  EXPECT_EQ(Ask(service_->http->port(), "GET", "/v1/models", std::nullopt, shop).status, 200);
+}
+
 TEST(TenantRatesTest, AMinutesWorthMayComeAtOnceAndFillsUpEvenly) {
   TenantRates rates;
-  RateStands stands;
   const MinuteLimits limits = {.requests = 6};
+  EXPECT_EQ(rates.Look("a", limits, 0).requests.remaining, 6);
   for (int i = 0; i < 6; ++i) {
-    EXPECT_TRUE(rates.Take("a", limits, 1, 0, &stands).ok());
-    EXPECT_EQ(stands.requests.remaining, 5 - i);
+    EXPECT_TRUE(rates.Take("a", limits, 1, 0).ok());
+    EXPECT_EQ(rates.Look("a", limits, 0).requests.remaining, 5 - i);
+    EXPECT_EQ(rates.Look("a", limits, 0).requests.full_in_ms, 10'000 * (i + 1));
   }
-  const absl::Status refused = rates.Take("a", limits, 1, 0, &stands);
+  const absl::Status refused = rates.Take("a", limits, 1, 0);
   EXPECT_EQ(RefusalOf(refused)->retry_after_ms, 10'000);
-  EXPECT_TRUE(rates.Take("b", limits, 1, 0, &stands).ok());
-  EXPECT_FALSE(rates.Take("a", limits, 1, 9 * kSecondNs, &stands).ok());
-  EXPECT_TRUE(rates.Take("a", limits, 1, 10 * kSecondNs, &stands).ok());
-  EXPECT_FALSE(rates.Take("a", limits, 1, 19 * kSecondNs, &stands).ok());
+  EXPECT_TRUE(rates.Take("b", limits, 1, 0).ok());
+  EXPECT_FALSE(rates.Take("a", limits, 1, 9 * kSecondNs).ok());
+  EXPECT_TRUE(rates.Take("a", limits, 1, 10 * kSecondNs).ok());
+  EXPECT_FALSE(rates.Take("a", limits, 1, 19 * kSecondNs).ok());
 }
 
 TEST(TenantRatesTest, TokensThatWereNotNeededGoBackAndTooManyAtOnceNeverFit) {
   TenantRates rates;
-  RateStands stands;
   const MinuteLimits limits = {.tokens = 600};
-  EXPECT_TRUE(rates.Take("a", limits, 500, 0, &stands).ok());
-  EXPECT_EQ(stands.tokens.remaining, 100);
-  EXPECT_FALSE(rates.Take("a", limits, 200, 0, &stands).ok());
+  EXPECT_TRUE(rates.Take("a", limits, 500, 0).ok());
+  EXPECT_EQ(rates.Look("a", limits, 0).tokens.remaining, 100);
+  EXPECT_FALSE(rates.Take("a", limits, 200, 0).ok());
   rates.GiveBack("a", limits, 400);
-  EXPECT_TRUE(rates.Take("a", limits, 200, 0, &stands).ok());
-  EXPECT_EQ(stands.tokens.remaining, 300);
-  const absl::Status never = rates.Take("b", limits, 601, 0, &stands);
+  EXPECT_TRUE(rates.Take("a", limits, 200, 0).ok());
+  EXPECT_EQ(rates.Look("a", limits, 0).tokens.remaining, 300);
+  const absl::Status never = rates.Take("b", limits, 601, 0);
   EXPECT_EQ(RefusalOf(never)->retry_after_ms, -1);
   EXPECT_THAT(std::string(never.message()), HasSubstr("this request alone may need 601"));
 }
