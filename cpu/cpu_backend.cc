@@ -155,7 +155,8 @@ class CpuBackend final : public Backend {
     if (bytes > static_cast<size_t>(found.memory_available_bytes)) {
       return absl::ResourceExhaustedError(
           absl::StrCat("need ", bytes, " bytes of memory; ", found.memory_available_bytes,
-                       " are available of a limit of ", found.memory_limit_bytes));
+                       " are available of a limit of ", found.memory_limit_bytes,
+                       "; free memory, or take smaller --weights or --kv-memory"));
     }
     absl::StatusOr<HugeBuffer> memory = HugeBuffer::Map(bytes);
     if (!memory.ok()) return memory;

@@ -31,7 +31,9 @@ absl::StatusOr<HugeBuffer> HugeBuffer::Map(size_t bytes) {
   void* start = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (start == MAP_FAILED) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("the system refused ", bytes, " bytes of memory: ", std::strerror(errno)));
+        absl::StrCat("the system refused ", bytes, " bytes of memory: ", std::strerror(errno),
+                     "; free memory, raise this process's limit, or take smaller --weights or "
+                     "--kv-memory"));
   }
   if (huge) {
     // Keep the aligned middle, give the ends back.

@@ -13,33 +13,41 @@ admin_port=${TUPPENCE_ADMIN_PORT:-8034}
 price=${TUPPENCE_PRICE_PER_HOUR:-0.526}
 # The books; a flag --usage-store wins over it.
 export TUPPENCE_USAGE_STORE=${TUPPENCE_USAGE_STORE:-build/release/usage.db}
-binary=build/release/service/tuppence
+# TUPPENCE_BINARY: a program that is built already; then nothing is installed and built.
+binary=${TUPPENCE_BINARY:-build/release/service/tuppence}
 question="Where is my order 48213?"
 record="Order 48213: status shipped; carrier DHL; expected 14 March 2026; items 2; total 39.90 EUR"
 
 note() { printf '\n== %s\n' "$*"; }
 
-note "Packages"
-SECONDS=0
-deploy/install_deps.sh build
-packages_seconds=$SECONDS
+packages_seconds=0
+build_seconds=0
 
-note "Build"
-SECONDS=0
-[ ! -x /usr/local/cuda/bin/nvcc ] || PATH=$PATH:/usr/local/cuda/bin
-if command -v nvcc >/dev/null; then
-  echo "nvcc was found: the CUDA backend is built too, and used where there is a GPU for it"
-else
-  echo "nvcc was not found: CPU only"
-fi
-log=build/release/build.log
-mkdir -p build/release
-if ! { cmake --preset release -DTUPPENCE_CUDA=ON && cmake --build --preset release; } >"$log" 2>&1; then
-  tail -n 40 "$log" >&2
-  echo "The build failed; the whole log is $log" >&2
-  exit 1
-fi
-build_seconds=$SECONDS
+install_and_build() {
+  note "Packages"
+  SECONDS=0
+  deploy/install_deps.sh build
+  packages_seconds=$SECONDS
+
+  note "Build"
+  SECONDS=0
+  [ ! -x /usr/local/cuda/bin/nvcc ] || PATH=$PATH:/usr/local/cuda/bin
+  if command -v nvcc >/dev/null; then
+    echo "nvcc was found: the CUDA backend is built too, and used where there is a GPU for it"
+  else
+    echo "nvcc was not found: CPU only"
+  fi
+  local log=build/release/build.log
+  mkdir -p build/release
+  if ! { cmake --preset release -DTUPPENCE_CUDA=ON && cmake --build --preset release; } >"$log" 2>&1; then
+    tail -n 40 "$log" >&2
+    echo "The build failed; the whole log is $log" >&2
+    exit 1
+  fi
+  build_seconds=$SECONDS
+}
+
+[ -n "${TUPPENCE_BINARY:-}" ] || install_and_build
 
 note "Start"
 SECONDS=0

@@ -65,6 +65,7 @@ class Collector {
   absl::Status Add(int64_t id, AddedToken token, bool flags_count);
   absl::Status ReadTokenizerJson(const json& root);
   absl::Status ReadModel(const json& model);
+  absl::Status CheckMerges(const json& model, const json& vocabulary);
   absl::Status ReadTokenizerConfig(const json& root);
   absl::Status ReadTemplate(const json& root);
 
@@ -169,6 +170,36 @@ absl::Status Collector::ReadModel(const json& model) {
                                                   "; expected a whole number from 0"));
     }
     out_.vocabulary.emplace_back(piece, id.get<int32_t>());
+  }
+  return CheckMerges(model, *vocabulary);
+}
+
+// Pieces are merged by tokenizer.model's scores; the list of merges says the same in another way,
+// and has to be about the same pieces.
+absl::Status Collector::CheckMerges(const json& model, const json& vocabulary) {
+  const json* merges = Find(model, "merges");
+  if (merges == nullptr) return absl::OkStatus();
+  if (!merges->is_array()) return Wrong("tokenizer.json", "model.merges is no list");
+  for (const json& merge : *merges) {
+    std::string left, right;
+    if (merge.is_string()) {  // "left right"; a space within a piece is written otherwise
+      const std::string both = merge.get<std::string>();
+      const size_t space = both.find(' ');
+      left = both.substr(0, space);
+      if (space != both.npos) right = both.substr(space + 1);
+    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
+               merge[1].is_string()) {
+      left = merge[0].get<std::string>();
+      right = merge[1].get<std::string>();
+    }
+    if (vocabulary.contains(left) && vocabulary.contains(right) &&
+        vocabulary.contains(left + right)) {
+      continue;
+    }
+    return Wrong("tokenizer.json",
+                 absl::StrCat("model.merges holds ", ShowJson(merge),
+                              ", of which model.vocab has not both parts and the whole; take all "
+                              "files from one revision of the checkpoint"));
   }
   return absl::OkStatus();
 }

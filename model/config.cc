@@ -313,6 +313,7 @@ absl::StatusOr<Config> ParseConfig(std::string_view config_text, std::string_vie
   config.dtype = ReadDtype(fields);
   ReadTokenIds(fields, config);
   if (!fields.status().ok()) return fields.status();
+  config.unknown_fields = UnknownFields(*object);
 
   if (!generation_text.empty()) {
     const absl::Status added = AddGenerationStops(generation_text, config);

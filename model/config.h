@@ -49,9 +49,8 @@ struct Config {
   int32_t bos_id = -1;            // -1: none
   int32_t pad_id = -1;            // -1: none
   std::vector<int32_t> stop_ids;  // eos of both files, sorted; the chat template adds its end token
-  // What the files say the tensors are. Each tensor's own header decides; `--check` plans with
-  // this.
-  DType dtype = DType::kBf16;
+  DType dtype = DType::kBf16;  // of the tensors, by which memory is planned; the files must agree
+  std::vector<std::string> unknown_fields;  // of config.json: nothing here knows what they are for
 
   int32_t qkv_rows() const { return (heads + 2 * kv_heads) * head_dim; }
   int32_t attention_cols() const { return heads * head_dim; }

@@ -1,7 +1,10 @@
 // See config_support.h. The tables below are the whole policy; the code only walks them.
 #include "model/config_support.h"
 
+#include <algorithm>
+#include <iterator>
 #include <string>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "model/strict_json.h"
@@ -103,6 +106,94 @@ constexpr RefusedField kRefusedFields[] = {
     {"use_parallel_residual", "parallel blocks are not supported"},
 };
 
+// What model/config reads, and what CheckArchitecture and CheckSupported look at.
+constexpr std::string_view kReadFields[] = {
+    "architectures",
+    "bos_token_id",
+    "dtype",
+    "eos_token_id",
+    "head_dim",
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "model_type",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "original_max_position_embeddings",
+    "pad_token_id",
+    "partial_rotary_factor",
+    "rms_norm_eps",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "sliding_window",
+    "tie_word_embeddings",
+    "torch_dtype",
+    "vocab_size",
+};
+
+// For training, for other software, or how something is generated where a request says nothing:
+// none of it changes what this service computes.
+constexpr std::string_view kFieldsWithoutEffect[] = {
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "_name_or_path",
+    "attention_dropout",
+    "auto_map",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "early_stopping",
+    "embd_pdrop",
+    "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "id2label",
+    "initializer_range",
+    "is_decoder",
+    "label2id",
+    "layer_types",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "output_scores",
+    "prefix",
+    "problem_type",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "resid_pdrop",
+    "return_dict",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "suppress_tokens",
+    "task_specific_params",
+    "temperature",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
+    "tokenizer_class",
+    "top_k",
+    "top_p",
+    "torchscript",
+    "transformers_version",
+    "typical_p",
+    "unsloth_fixed",
+    "unsloth_version",
+    "use_bfloat16",
+    "use_cache",
+};
+
 bool HasNoEffect(const json& value) {
   if (value.is_null()) return true;
   if (value.is_boolean()) return !value.get<bool>();
@@ -163,6 +254,20 @@ absl::Status CheckSupported(const json& config) {
         absl::StrCat("config.json: ", field.name, " is ", ShowJson(*found), "; ", field.why));
   }
   return absl::OkStatus();
+}
+
+std::vector<std::string> UnknownFields(const json& config) {
+  const auto is_one_of = [](std::string_view name, const auto& names) {
+    return std::find(std::begin(names), std::end(names), name) != std::end(names);
+  };
+  std::vector<std::string> unknown;
+  for (const auto& [name, value] : config.items()) {
+    const bool refused = std::any_of(std::begin(kRefusedFields), std::end(kRefusedFields),
+                                     [&](const RefusedField& field) { return field.name == name; });
+    if (refused || is_one_of(name, kReadFields) || is_one_of(name, kFieldsWithoutEffect)) continue;
+    unknown.push_back(name);
+  }
+  return unknown;
 }
 
 }  // namespace tuppence

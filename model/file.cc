@@ -23,7 +23,8 @@ absl::StatusOr<File> File::Open(const std::string& path) {
     return absl::ErrnoToStatus(errno, absl::StrCat("reading the size of ", path));
   }
   if (!S_ISREG(info.st_mode)) {
-    return absl::InvalidArgumentError(absl::StrCat(path, " is not a regular file"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " is not a regular file; give the file itself, as downloaded"));
   }
   file.bytes_ = info.st_size;
   return file;

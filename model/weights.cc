@@ -68,6 +68,14 @@ absl::StatusOr<TensorIndex> MatchTensors(const Config& config, const WeightSourc
                        ShowShape(stored.shape), ", expected ", ShowShape(tensor.shape),
                        " from config.json; the files do not belong together; download them again"));
     }
+    // The plan of memory goes by config.json. Norms are few, and may be kept in f32.
+    if (stored.type != config.dtype && stored.shape.size() > 1) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          stored.file, ": tensor ", tensor.name, " is ", NameOf(stored.type),
+          ", and config.json says ", NameOf(config.dtype),
+          " (torch_dtype; without one bfloat16); download both from one revision, or let "
+          "torch_dtype say what the files hold"));
+    }
   }
   for (const SourceTensor& tensor : source.tensors()) {
     if (expected.contains(tensor.name)) continue;

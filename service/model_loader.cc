@@ -200,6 +200,11 @@ absl::Status Load(const LoadOptions& options, Phi3Model* loaded) {
         absl::StrCat("files: ", files->files_compared, " agree with the folder's SHA256SUMS"));
   }
   const Config& config = files->config;
+  if (!config.unknown_fields.empty()) {
+    loaded->notes.push_back(absl::StrCat(
+        "config.json: not known and not used: ", absl::StrJoin(config.unknown_fields, ", "),
+        "; compare an answer with the published implementation before you rely on it"));
+  }
   if (absl::Status status = LoadTokenizer(model, config, loaded); !status.ok()) return status;
   if (absl::Status status = ChooseTemplate(model, loaded); !status.ok()) return status;
 

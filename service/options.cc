@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "model/chat_template.h"
 
 namespace tuppence {
 namespace {
@@ -150,6 +151,12 @@ std::optional<std::string> ValueIn(const std::vector<std::string>& arguments,
   return std::nullopt;
 }
 
+std::vector<std::string> ChatTemplateChoices() {
+  std::vector<std::string> choices = {"auto", "none"};
+  for (const std::string_view name : ChatTemplate::Names()) choices.emplace_back(name);
+  return choices;
+}
+
 }  // namespace
 
 void AddModelFlags(CLI::App& app, ModelOptions* options) {
@@ -208,7 +215,7 @@ void AddModelFlags(CLI::App& app, ModelOptions* options) {
   table
       .Add("chat-template", &options->chat_template,
            "auto recognises the checkpoint's own; none serves without chat")
-      ->check(CLI::IsMember({"auto", "none", "phi-3-mini", "phi-3", "phi-3.5"}));
+      ->check(CLI::IsMember(ChatTemplateChoices()));
   table
       .Add(
           "rope-policy", &options->rope_policy,
@@ -321,7 +328,9 @@ void AddServeFlags(CLI::App& app, ServeOptions* options) {
   table.Add("log-level", &options->log_level, "of gRPC's and the service's own messages")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
   table.AddSwitch("check", &options->check,
-                  "verify everything, print settings and the memory plan, and exit");
+                  "verify everything, print settings and the memory plan, and exit; a port that "
+                  "is in use is a warning, for the service itself may be running; no weight cache "
+                  "is read or written");
   table.Add("config", &options->config, "file of settings, one NAME = VALUE a line (TOML)")
       ->type_name("FILE");
 }

@@ -4,6 +4,7 @@
 #include <grpc/support/log.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <atomic>
@@ -92,11 +93,13 @@ absl::StatusOr<Prices> ReadPrices(const ServeOptions& options, int64_t utc_ns) {
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadAndTell(const ServeOptions& options) {
   LoadOptions load{.model = options.model, .progress = {}};
   int64_t told = 0;
-  load.progress = [&told](int64_t done, int64_t total) {
-    const int64_t tenth = total > 0 ? done * 10 / total : 10;
-    if (tenth > told) spdlog::info("loading weights: {} %", tenth * 10);
-    told = std::max(told, tenth);
-  };
+  if (isatty(STDERR_FILENO) != 0) {  // somebody waits in front of it
+    load.progress = [&told](int64_t done, int64_t total) {
+      const int64_t tenth = total > 0 ? done * 10 / total : 10;
+      if (tenth > told) spdlog::info("loading weights: {} %", tenth * 10);
+      told = std::max(told, tenth);
+    };
+  }
   absl::StatusOr<std::unique_ptr<LoadedModel>> loaded = LoadModel(load);
   if (!loaded.ok()) return loaded;
   const ServedModel& model = (*loaded)->served;
@@ -325,7 +328,9 @@ int Check(const ServeOptions& options, const CLI::App& flags) {
   const SteadyClock clock;
   const auto keys = OpenKeys(options, &clock);
   if (!keys.ok()) return Fail(keys.status());
-  const auto loaded = LoadAndTell(options);
+  ServeOptions without_cache = options;  // it would be written
+  without_cache.model.weights_cache = "off";
+  const auto loaded = LoadAndTell(without_cache);
   if (!loaded.ok()) return Fail(loaded.status());
   spdlog::info("everything was checked; nothing is served because of --check");
   return 0;

@@ -46,6 +46,16 @@ absl::Status TryUsageStore(const std::string& path) {
   return CheckCanBeMade("--usage-store", path);
 }
 
+absl::Status TryTrace(const std::string& path) {
+  if (path.empty()) return absl::OkStatus();
+  if (!IsThere(path)) return CheckCanBeMade("--write-trace", path);
+  if (access(path.c_str(), W_OK) == 0 && !std::filesystem::is_directory(path)) {
+    return absl::OkStatus();
+  }
+  return absl::PermissionDeniedError(absl::StrCat(
+      "--write-trace ", path, " is there and cannot be written; give a file that can be"));
+}
+
 }  // namespace
 
 absl::Status CheckTlsFiles(const ServeOptions& options) {
@@ -69,7 +79,8 @@ absl::Status TryDoors(const ServeOptions& options) {
 
 absl::Status TryStores(const ServeOptions& options) {
   if (absl::Status books = TryUsageStore(options.usage_store); !books.ok()) return books;
-  return TryFilesDir(options);
+  if (absl::Status files = TryFilesDir(options); !files.ok()) return files;
+  return TryTrace(options.write_trace);
 }
 
 }  // namespace tuppence

@@ -45,7 +45,10 @@ absl::StatusOr<std::string> ReadFile(const char* flag, const std::string& path) 
   std::ifstream file(path, std::ios::binary);
   std::ostringstream text;
   if (file) text << file.rdbuf();
-  if (!file) return Fault(flag, path, absl::StrCat("cannot be read: ", std::strerror(errno)));
+  if (!file)
+    return Fault(flag, path,
+                 absl::StrCat("cannot be read: ", std::strerror(errno),
+                              "; check the path and who may read it"));
   return text.str();
 }
 

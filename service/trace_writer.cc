@@ -16,7 +16,8 @@ absl::StatusOr<std::unique_ptr<TraceWriter>> TraceWriter::Open(const std::string
   if (file && file.tellp() == 0) file << kTraceHeading;
   if (file.flush()) return writer;
   return absl::PermissionDeniedError(absl::StrCat(
-      "--write-trace ", path, ": cannot be written; check the path and its permissions"));
+      "--write-trace ", path,
+      ": cannot be written; check the path, its permissions and the space on its disk"));
 }
 
 TraceWriter::TraceWriter(const std::string& path, RecordObserver* next) : path_(path), next_(next) {

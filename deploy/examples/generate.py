@@ -1,6 +1,6 @@
 """Streams one answer and shows its cost. Debian: python3-grpcio, python3-protobuf, protobuf-compiler.
 
-    python3 deploy/examples/generate.py 127.0.0.1:8033 ["Your question"]
+    python3 deploy/examples/generate.py 127.0.0.1:8033 ["Your question" [SECONDS]]
 """
 import pathlib, subprocess, sys, tempfile
 
@@ -12,16 +12,17 @@ with tempfile.TemporaryDirectory() as made:  # an application would keep the gen
     sys.path.append(made)
     from tuppence.v1 import tuppence_pb2 as api
 
+question, seconds = (sys.argv[2:] + ["Where is my order 48213?", "30"][len(sys.argv) - 2:])[:2]
 request = api.GenerateRequest(sampling=api.SamplingParams(temperature=0, max_tokens=200))
 request.chat.messages.add(role=api.ROLE_SYSTEM, content="Order 48213: status shipped; carrier DHL; "
                           "expected 14 March 2026; items 2; total 39.90 EUR")
-request.chat.messages.add(role=api.ROLE_USER, content=(sys.argv[2:] or ["Where is my order 48213?"])[0])
+request.chat.messages.add(role=api.ROLE_USER, content=question)
 
 channel = grpc.insecure_channel(sys.argv[1], options=[("grpc.enable_http_proxy", 0),
     ("grpc.service_config", (here / "service_config.json").read_text())])  # retries, before the first token only
 generate = channel.unary_stream("/tuppence.v1.Inference/Generate", api.GenerateRequest.SerializeToString,
                                 api.GenerateResponse.FromString)
-call = generate(request, timeout=30)  # seconds; the service stops working then, too
+call = generate(request, timeout=float(seconds))  # the service stops working then, too
 try:
     for message in call:
         print("".join(choice.text for choice in message.choices), end="", flush=True)

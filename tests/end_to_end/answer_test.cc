@@ -1,5 +1,5 @@
 // What a user sees of the demo model: the answer in the terminal, its score, its sameness in
-// company, and the Python example. One service answers all of them.
+// company. One service answers all of them.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -187,16 +187,6 @@ TEST_F(AnswerTest, GreedyAnswerIsTheSameAloneAndAmongSixteen) {
     EXPECT_EQ(together[i].token_ids, alone.token_ids) << "caller " << i;
     EXPECT_EQ(together[i].text, alone.text) << "caller " << i;
   }
-}
-
-TEST_F(AnswerTest, PythonExampleStreamsAnAnswerAndItsCost) {
-  const Finished check = RunToEnd({"/usr/bin/python3", "-c", "import grpc, google.protobuf"});
-  if (check.exit_code != 0) GTEST_SKIP() << "needs Debian's python3-grpcio: " << check.errors;
-  const Finished example = RunToEnd(
-      {"/usr/bin/python3", std::string(TUPPENCE_SOURCE_DIR) + "/deploy/examples/generate.py",
-       service_->address()});
-  EXPECT_EQ(example.exit_code, 0) << example.errors;
-  EXPECT_THAT(example.output, AllOf(HasSubstr("14 March 2026"), HasSubstr(" USD")));
 }
 
 TEST_F(AnswerTest, HandWrittenQuestionsAreAnsweredRightWithoutAnInventedStatus) {

@@ -88,10 +88,10 @@ TEST(DiscretionTest, NoOutboundConnectionAndNothingWrittenToDisk) {
   if (probe.exit_code != 0) GTEST_SKIP() << "strace cannot trace here: " << probe.errors;
   const TemporaryFolder folder;
   const std::string trace_path = folder.path() + "/trace";
-  ServiceProcess service(
-      kDemoModel, {},
-      {"strace", "-f", "-qq", "-y", "-s", "4096", "-o", trace_path, "-e",
-       "trace=connect,sendto,sendmsg,open,openat,creat,rename,write,writev,pwrite64,mkdir,link"});
+  ServiceProcess service(kDemoModel, {"--http-port", "0"},
+                         {"strace", "-f", "-qq", "-y", "-s", "4096", "-o", trace_path, "-e",
+                          "trace=connect,sendto,sendmsg,sendmmsg,open,openat,creat,rename,write,"
+                          "writev,pwrite64,mkdir,link"});
   ASSERT_TRUE(service.ready()) << service.Story();
   UseTheService(&service);
   kill(service.server_pid(), SIGTERM);
@@ -105,6 +105,13 @@ TEST(DiscretionTest, NoOutboundConnectionAndNothingWrittenToDisk) {
                           return Has(line, "connect(") && Has(line, "AF_INET") &&
                                  !Has(line, "127.0.0.1") && !Has(line, "\"::1\"") &&
                                  !Has(line, "UDP");
+                        }),
+              IsEmpty());
+  // A question to a name server, say, would go out this way, with or without a connection.
+  EXPECT_THAT(LinesThat(trace,
+                        [](const std::string& line) {
+                          const bool sends = Has(line, "send") || Has(line, "write");
+                          return sends && (Has(line, "<UDP") || Has(line, "htons(53)"));
                         }),
               IsEmpty());
   // Files may be read; none is opened for writing.

@@ -80,6 +80,10 @@ std::string ServiceProcess::AdminStatus(const std::string& path) const {
   return port == 0 ? "" : HttpStatusLine(port, path);
 }
 
+std::string ServiceProcess::admin_address() const {
+  return "127.0.0.1:" + std::to_string(PortAfter("admin HTTP on 127.0.0.1:"));
+}
+
 // The service was told to take any free port; its log names the one it took.
 int ServiceProcess::PortAfter(const std::string& words) const {
   const std::string log = process_->Errors();

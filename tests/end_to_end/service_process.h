@@ -27,6 +27,7 @@ class ServiceProcess {
 
   bool ready() const { return ready_; }
   std::string address() const;
+  std::string admin_address() const;
   Process& process() { return *process_; }
   pid_t server_pid() const;  // the service's own, under a wrapper too
   // Everything it has said, and how it ended, for a failed expectation.

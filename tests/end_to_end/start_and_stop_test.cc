@@ -18,6 +18,7 @@ namespace tuppence {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
 
 Finished RunServe(const std::string& model, const std::vector<std::string>& flags = {}) {
@@ -94,19 +95,37 @@ TEST(StartTest, RefusesTooSmallKvMemoryWithTheNumbers) {
   EXPECT_THAT(ErrorLine(refused.errors), HasSubstr("--kv-memory")) << refused.errors;
 }
 
+// Files are held to no bytes at all, which is what a full disk comes to; the kernel's device that
+// is always full stands for it too.
+TEST(StartTest, RefusesAFullDiskWithTheWayOut) {
+  const TemporaryFolder folder;
+  const std::string serve =
+      std::string("ulimit -f 0; exec ") + kBinary + " serve --model null --port 0 --admin-port 0 ";
+  for (const std::string& flags :
+       {"--usage-store " + folder.path() + "/usage.db", std::string("--write-trace /dev/full"),
+        "--http-port 0 --files-dir " + folder.path() + "/files"}) {
+    const Finished refused = RunToEnd({"/bin/bash", "-c", serve + flags}, 20);
+    EXPECT_EQ(refused.exit_code, 1) << flags << "\n" << refused.errors;
+    EXPECT_THAT(ErrorLine(refused.errors), AnyOf(HasSubstr("space"), HasSubstr("full")))
+        << flags << "\n"
+        << refused.errors;
+  }
+}
+
 TEST(StartTest, CheckPrintsSettingsAndThePlanAndLeavesNothingBehind) {
   const TemporaryFolder folder;
   const std::string store = folder.path() + "/usage.db";
   const std::string files = folder.path() + "/files";
+  const std::string trace = folder.path() + "/trace.csv";
   const Finished checked = RunServe(
-      kDemoModel, {"--check", "--usage-store", store, "--http-port", "0", "--files-dir", files});
+      kDemoModel, {"--check", "--usage-store", store, "--http-port", "0", "--files-dir", files,
+                   "--write-trace", trace, "--weights", "int8", "--weights-cache", folder.path()});
   EXPECT_EQ(checked.exit_code, 0) << checked.errors;
   EXPECT_THAT(checked.output, AllOf(HasSubstr("kv-memory = "), HasSubstr("port = 0\n"),
                                     HasSubstr("usage-store = " + store)));
   EXPECT_THAT(checked.errors, AllOf(HasSubstr("keys and values"), HasSubstr("together"),
                                     HasSubstr("everything was checked")));
-  EXPECT_FALSE(std::filesystem::exists(store));
-  EXPECT_FALSE(std::filesystem::exists(files));
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
 
 TEST(StartTest, CheckFindsWhatWouldKeepServeFromStarting) {
@@ -124,6 +143,8 @@ TEST(StartTest, CheckFindsWhatWouldKeepServeFromStarting) {
       {{"--tls-cert", "missing.pem", "--tls-key", "missing.pem"}, "missing.pem"},
       {{"--rate-cards", "missing.json"}, "missing.json"},
       {{"--tenants", "missing.json"}, "missing.json"},
+      {{"--write-trace", folder.path() + "/missing/trace.csv"}, "make the folder"},
+      {{"--write-trace", folder.path()}, "give a file that can be"},
   };
   for (auto [flags, words] : bad) {
     flags.push_back("--check");

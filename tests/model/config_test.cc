@@ -16,6 +16,7 @@ using nlohmann::json;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using ::testing::Not;
 
 absl::StatusOr<Config> Parse(const json& config, const std::string& generation = "") {
@@ -187,8 +188,17 @@ TEST(ConfigTest, FieldsThatCannotChangeAnAnswerAreIgnored) {
   json config = TinyConfigJson();
   config["attention_dropout"] = 0.5;
   config["use_cache"] = false;
+  ASSERT_TRUE(Parse(config).ok()) << Parse(config).status();
+  EXPECT_THAT(Parse(config)->unknown_fields, IsEmpty());
+}
+
+TEST(ConfigTest, UnknownFieldsAreNamed) {
+  json config = TinyConfigJson();
   config["something_new"] = {{"nested", 1}};
-  EXPECT_TRUE(Parse(config).ok()) << Parse(config).status();
+  config["another"] = nullptr;
+  config["attention_bias"] = false;
+  ASSERT_TRUE(Parse(config).ok()) << Parse(config).status();
+  EXPECT_THAT(Parse(config)->unknown_fields, ElementsAre("another", "something_new"));
 }
 
 // ------------------------------------------------------------------ what is refused

@@ -289,6 +289,15 @@ TEST_F(TokenizerTest, FilesThatContradictOneAnotherAreRefused) {
   refused("tokenizer.json",
           {{"model", {{"type", "BPE"}, {"byte_fallback", true}, {"vocab", {{"a", -1}}}}}},
           "expected a whole number");
+  for (const json& merge : {json("a z"), json{"z", "a"}, json("a a"), json(7), json{"a"}}) {
+    refused("tokenizer.json",
+            {{"model",
+              {{"type", "BPE"},
+               {"byte_fallback", true},
+               {"vocab", {{"a", 260}}},
+               {"merges", {merge}}}}},
+            "model.merges holds " + merge.dump());
+  }
   json config = TinyTokenizerConfig(model);
   config["bos_token"] = "<|start|>";
   refused("tokenizer_config.json", config, "names the token <|start|>");

@@ -309,6 +309,21 @@ TEST_F(WeightsTest, ATypeThatIsNoWeightIsRefused) {
   EXPECT_THAT(ErrorOfLoad(), AllOf(HasSubstr("model.norm.weight"), HasSubstr("dtype is I16")));
 }
 
+// Its bytes are right for its own type, so only config.json contradicts it.
+TEST_F(WeightsTest, AnotherTypeThanTheConfigsIsNamedWithBoth) {
+  TinyTensor& embedding = Find("model.embed_tokens.weight");
+  embedding.dtype = "F32";
+  embedding.bytes.assign(2 * embedding.bytes.size(), 0);
+  EXPECT_THAT(ErrorOfLoad(), AllOf(HasSubstr("model.embed_tokens.weight is f32"),
+                                   HasSubstr("config.json says bf16"), HasSubstr("torch_dtype")));
+  // Norms may be kept in more than the rest.
+  Configure(TinyConfigJson());
+  TinyTensor& norm = Find("model.norm.weight");
+  norm.dtype = "F32";
+  norm.bytes.assign(2 * norm.bytes.size(), 0);
+  EXPECT_TRUE(Load("bf16").ok()) << Load("bf16").status();
+}
+
 TEST_F(WeightsTest, NanAndInfinityAreNamedWithTheirPlace) {
   const auto set = [this](const std::string& name, size_t index, uint16_t bits) {
     std::memcpy(Find(name).bytes.data() + 2 * index, &bits, 2);

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "model/chat_template.h"
 
 namespace tuppence {
 namespace {
@@ -55,6 +56,15 @@ TEST_F(OptionsTest, DefaultsListenOnLoopbackOnly) {
   EXPECT_EQ(options_.admin_host, "127.0.0.1");
   EXPECT_EQ(options_.port, 8033);
   EXPECT_EQ(options_.admin_port, 8034);
+}
+
+TEST_F(OptionsTest, EveryPublishedChatTemplateCanBeChosen) {
+  for (const std::string_view name : ChatTemplate::Names()) {
+    EXPECT_EQ(Parse({"--chat-template", std::string(name)}), "");
+    EXPECT_EQ(options_.model.chat_template, name);
+  }
+  EXPECT_EQ(Parse({"--chat-template", "none"}), "");
+  EXPECT_THAT(Parse({"--chat-template", "phi-3"}), HasSubstr("phi-3-mini"));
 }
 
 TEST_F(OptionsTest, FlagWinsOverVariableAndVariableOverFile) {
