@@ -102,6 +102,7 @@ void SetEngineOptions(const ServeOptions& options, int64_t started_ns, const Rat
   engine->itl_target_ns = std::llround(options.itl_target_ms * 1e6);
   engine->prefix_cache = options.prefix_cache == "on";
   engine->process_start_ns = started_ns;
+  engine->period_ns = NsOf(options.period_seconds);
   engine->rate_card = rate_card;
 }
 

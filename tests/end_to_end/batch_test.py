@@ -102,8 +102,7 @@ def disturb(service, run, draw):
     if run.poll() is not None:
         return False
     if draw.random() < 0.3:
-        service.process.kill()
-        service.process.wait()
+        service.kill()
         service.start()
         service.wait_ready()
         time.sleep(draw.uniform(0.05, 0.3))

@@ -58,8 +58,7 @@ def cut_off_by_a_kill(api, service, store):
     read_until = time.monotonic() + 0.3
     while time.monotonic() < read_until:
         next(answer)
-    service.process.kill()
-    service.process.wait()
+    service.kill()
     stub.channel.close()
     service.start()
     service.wait_ready()

@@ -99,8 +99,7 @@ def text_of(line):
 
 
 def restart(service, while_dead=lambda: None):
-    service.process.kill()
-    service.process.wait()
+    service.kill()
     while_dead()
     service.start()
     service.wait_ready()

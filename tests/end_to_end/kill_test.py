@@ -1,6 +1,8 @@
 """A service under load is killed (kill -9) again and again, at random moments, and started on the
 same usage store. Afterwards no acknowledged answer is lost from the books, none is there twice, and
-every sum still agrees: checked by the program and by a replay of its own.
+every sum still agrees: checked by the program and by a replay of its own. Nor is time: periods are
+short, so that kills meet them being written, and what the books say of each process is held against
+when it was started and when it was gone.
 
     python3 tests/end_to_end/kill_test.py build/cpu [KILLS=20] [SEED]
 """
@@ -18,6 +20,10 @@ from observed_service import Service, Stub, kills_asked_for, make_api, root, row
 
 CALLERS = 6
 LIFE_SECONDS_MAX = 0.6
+PERIOD_SECONDS = 0.05
+# What a life may miss in the books on average: its program's start, until it looks at the clock,
+# and the time since its last sign of life, one of which comes each 0.1 s.
+MISSED_NS_MAX = 300_000_000
 
 
 class Acknowledged:
@@ -61,8 +67,7 @@ class Acknowledged:
 def live_and_die(service, seconds):
     service.wait_ready()
     time.sleep(seconds)
-    service.process.kill()
-    service.process.wait()
+    service.kill()
     service.start()
 
 
@@ -83,7 +88,22 @@ def check_books(binary, store, answers, kills):
                                         capture_output=True, text=True, check=True).stdout)
     for name in ("held_ns", "cost_nanousd", "requests"):
         assert replayed[name] == invoice["total"][name], (name, replayed, invoice["total"])
-    return len(rows), verify.stdout.strip()
+    return len(rows), verify.stdout.strip(), invoice["total"]
+
+
+def check_times(store, lives, total):
+    """Every process is in the books as long as it was there, and once; what no period has of it is
+    unaccounted; what is left of the time from first to last was down. Returns what was missed."""
+    runs = rows_of(store, "SELECT started_ns, ended_ns FROM runs ORDER BY started_ns")
+    for (asked_ns, gone_ns), (started_ns, ended_ns) in zip(lives, runs, strict=True):
+        assert asked_ns <= started_ns <= ended_ns <= gone_ns, (asked_ns, started_ns, ended_ns, gone_ns)
+    missed_ns = sum(gone - asked for asked, gone in lives) - total["held_ns"]
+    assert 0 <= missed_ns <= len(lives) * MISSED_NS_MAX, f"{missed_ns} ns of {len(lives)} lives"
+    assert total["held_ns"] + total["down_ns"] == runs[-1][1] - runs[0][0], total
+    (periods, booked_ns), = rows_of(store, "SELECT count(*), sum(end_ns - start_ns) FROM periods")
+    assert periods > 2 * len(lives), f"{periods} periods: kills met none of them"
+    assert total["accounts"]["unaccounted"]["machine_ns"] == total["held_ns"] - booked_ns, total
+    return missed_ns
 
 
 def main():
@@ -94,7 +114,8 @@ def main():
         store = f"{folder}/usage.db"
         service = Service(binary, folder, "killed", str(root / "deploy/demo_model/checkpoint"),
                           "--price-per-hour", "0.526", "--tenant-header", "x-tenant",
-                          "--kv-memory", "32M", "--threads", "1", "--usage-store", store)
+                          "--kv-memory", "32M", "--threads", "1", "--usage-store", store,
+                          "--period-seconds", str(PERIOD_SECONDS))
         stack.callback(lambda: service.process.kill())
         callers = Acknowledged(make_api(folder), service)
         for _ in range(kills):
@@ -103,10 +124,12 @@ def main():
         time.sleep(0.5)
         callers.stop()
         service.stop()
-        rows, verified = check_books(binary, store, callers.answers, kills)
+        rows, verified, total = check_books(binary, store, callers.answers, kills)
+        missed_ns = check_times(store, service.lives, total)
     assert len(callers.answers) >= kills, f"only {len(callers.answers)} answers: no load"
     print(f"{kills} kills in {time.monotonic() - began:.0f} s: {len(callers.answers)} answers "
-          f"acknowledged, 0 lost, 0 doubled, {rows} rows\n{verified}")
+          f"acknowledged, 0 lost, 0 doubled, {rows} rows; {missed_ns / 1e6 / (kills + 1):.1f} ms of a "
+          f"life are not in the books\n{verified}")
 
 
 if __name__ == "__main__":

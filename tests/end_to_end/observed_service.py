@@ -86,6 +86,7 @@ class Service:
         self.command = [binary, "serve", "--model", model, "--port", str(self.port),
                         "--admin-port", str(self.admin_port), "--log-level", "warning", *flags]
         self.process = None
+        self.lives = []  # of each process, seen from outside: asked for, gone; monotonic ns
         self.start()
 
     @property
@@ -95,6 +96,7 @@ class Service:
     def start(self):
         with open(self.folder / f"{self.name}.out", "a") as out, \
                 open(self.folder / f"{self.name}.err", "a") as err:
+            self.lives.append([time.monotonic_ns(), None])
             self.process = start_process(self.command, stdout=out, stderr=err)
 
     def wait_ready(self):
@@ -106,8 +108,15 @@ class Service:
         wait_for(f"{self.name} is ready", ready, 60)
 
     def stop(self):
-        self.process.send_signal(signal.SIGTERM)
+        self._end(signal.SIGTERM)
+
+    def kill(self):
+        self._end(signal.SIGKILL)
+
+    def _end(self, how):
+        self.process.send_signal(how)
         self.process.wait(30)
+        self.lives[-1][1] = time.monotonic_ns()
 
     def page(self):
         return get(f"http://{self.instance}/metrics")

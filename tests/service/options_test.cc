@@ -89,6 +89,7 @@ TEST_F(OptionsTest, BadValuesNameTheFlagAndWhatIsAllowed) {
   EXPECT_THAT(Parse({"--weights", "fp8"}), HasSubstr("bf16"));
   EXPECT_THAT(Parse({"--kv-memory", "lots"}), HasSubstr("--kv-memory"));
   EXPECT_THAT(Parse({"--drain-seconds", "-1"}), HasSubstr("--drain-seconds"));
+  EXPECT_THAT(Parse({"--period-seconds", "0.001"}), HasSubstr("--period-seconds"));
   EXPECT_THAT(Parse({"--prot", "8033"}), HasSubstr("--prot"));
   setenv("TUPPENCE_PORT", "http", 1);
   EXPECT_THAT(Parse({}), HasSubstr("--port"));
