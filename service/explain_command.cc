@@ -33,7 +33,8 @@ absl::StatusOr<std::string> ExplainFromStores(const ExplainOptions& options) {
   }
   return absl::NotFoundError(absl::StrCat(
       "no request ", options.id, " in ", absl::StrJoin(options.stores, ", "),
-      ": it was refused before any work, is no longer kept, still runs, or is in another store"));
+      ": it was refused before any work, was answered while nothing could be recorded, is no "
+      "longer kept, still runs, or is in another store"));
 }
 
 absl::StatusOr<std::string> ExplainFromService(const ExplainOptions& options) {

@@ -74,8 +74,9 @@ absl::Status GetUsage(const ServiceParts& parts, const CallIdentity& identity,
     return RefusalStatus(
         absl::StatusCode::kNotFound,
         absl::StrCat("tenant ", identity.tenant, " has no request of that id in the books: it was ",
-                     "refused before any work, is older than --keep-requests-days, or went to "
-                     "another service; check the id and the tenant"),
+                     "refused before any work, was answered while nothing could be recorded, is "
+                     "older than --keep-requests-days, or went to another service; check the id "
+                     "and the tenant"),
         Because(reason::kRequestNotFound));
   }
   ToProto(**found, response);

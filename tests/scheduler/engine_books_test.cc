@@ -135,9 +135,14 @@ TEST(EngineBooksTest, ARecordSaysWhatItsStepWas) {
   Request two = MakeRequest("b", 6, 5, 2);
   two.sampling.choices = 2;
   harness.Submit(two);
-  for (int i = 0; i < 10; ++i) harness.Step();
+  std::vector<StepCostCoefficients> used;
+  for (int i = 0; i < 10; ++i) {
+    used.push_back(harness.engine().ledger().model().coefficients());
+    harness.Step();
+  }
   books.TakeAll();
   ASSERT_EQ(books.steps.size(), 5u);
+  for (size_t i = 0; i < 5; ++i) EXPECT_TRUE(books.steps[i].coefficients == used[i]) << i;
   EXPECT_EQ(books.steps[0].prefill_tokens, 16);
   EXPECT_EQ(books.steps[0].decode_tokens, 0);
   EXPECT_EQ(books.steps[0].requests, 2);

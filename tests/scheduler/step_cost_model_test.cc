@@ -213,18 +213,24 @@ TEST(StepCostModelTest, NobodyPaysMoreThanAlone) {
   }
 }
 
-TEST(StepCostModelTest, TheWorkedStepOfTheReadme) {
-  // 31 decodes and a 512-token chunk where arithmetic is 64 times as fast: the chunk's fair share
-  // is well below its part of the tokens, 94 %, and far above its part of the heads, 3 %.
-  StepCostCoefficients c = kMachine;
-  c.token_ns = 1'000'000;
-  c.kv_read_ns = 20'000;
+TEST(StepCostModelTest, InTheWorkedStepTheChunkPays71PercentWhereTokensSay94AndHeads3) {
+  // 31 decodes at 350 tokens and a 512-token chunk, on a T4 that reads 240 GB/s and computes
+  // 25 TFLOPS: 7.6 GB of weights, 393 kB of keys and values a token.
+  const StepCostCoefficients t4 = {.launch_ns = 100'000,
+                                   .weights_ns = 32'000'000,
+                                   .token_ns = 300'000,
+                                   .attention_ns = 16,
+                                   .kv_read_ns = 1'600};
   std::vector<StepWork> works = {Chunk(0, 512)};
-  for (int i = 0; i < 31; ++i) works.push_back(DecodeAt(300));
-  const std::vector<double> shares = Shares(c, works);
-  const double part = shares[0] / std::accumulate(shares.begin(), shares.end(), 0.0);
-  EXPECT_GT(part, 0.5);
-  EXPECT_LT(part, 0.8);
+  for (int i = 0; i < 31; ++i) works.push_back(DecodeAt(350));
+  StepWork all;
+  for (const StepWork& work : works) all.Add(work);
+  const std::vector<double> shares = Shares(t4, works);
+  const double sum_ns = std::accumulate(shares.begin(), shares.end(), 0.0);
+  EXPECT_NEAR(sum_ns, StepNs(t4, all), 1e-6 * sum_ns);
+  EXPECT_NEAR(shares[0] / sum_ns, 0.71, 0.005);
+  EXPECT_NEAR(512.0 / static_cast<double>(all.tokens), 0.94, 0.005);
+  EXPECT_NEAR(1.0 / static_cast<double>(works.size()), 0.03, 0.005);
 }
 
 TEST(StepCostModelTest, AModelOfZerosGivesZeroShares) {

@@ -85,7 +85,8 @@ TEST(UsageCallTest, NobodySeesAnothersRequest) {
     const CallEnd end = service.Call("GetUsage", AskFor(id), &usage, As("tenant-2"));
     EXPECT_EQ(end.code, kNotFound);
     EXPECT_EQ(end.reason, "REQUEST_NOT_FOUND");
-    EXPECT_THAT(end.message, HasSubstr("--keep-requests-days"));
+    EXPECT_THAT(end.message, AllOf(HasSubstr("while nothing could be recorded"),
+                                   HasSubstr("--keep-requests-days")));
   }
   const CallEnd nameless = service.Call("GetUsage", AskFor(""), &usage, As("tenant-1"));
   EXPECT_EQ(nameless.code, kInvalidArgument);
