@@ -309,11 +309,11 @@ void AddServeFlags(CLI::App& app, ServeOptions* options) {
   table.Add("instance", &options->instance,
             "this machine's name in the store, as its bill has it; the host's name otherwise");
   table
-      .AddSeconds(
-          "period-seconds", &options->period_seconds,
-          "length of a period of the books, at most a quarter-hour; for tests alone: shorter "
-          "ones make the store large, and a kill leaves less unaccounted")
-      ->check(CLI::Range(0.01, 900.0));
+      .Add("period-seconds", &options->period_seconds,
+           "length of a period of the books, at most a quarter-hour; for tests alone: shorter ones "
+           "make the store large, and a kill leaves less unaccounted")
+      ->check(CLI::Range(0.01, 900.0))
+      ->type_name("SECONDS");
   table
       .Add("write-trace", &options->write_trace,
            "appends a line for each request, for `tuppence plan --trace`: when it came, its tokens "
