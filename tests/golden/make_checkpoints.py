@@ -74,6 +74,9 @@ def model_of(config: dict, weights: str) -> Phi3ForCausalLM:
                 levels, group = (7, 32) if weights == "int4" and name != "lm_head.weight" else (127, 128)
                 v = torch.from_numpy(dequantised(v.numpy(), levels, group))
             parameter.copy_(v)
+        if tied and weights != "stored":  # the head is int8 then, and the embedding stays as stored
+            head = dequantised(model.model.embed_tokens.weight.numpy(), 127, 128)
+            model.lm_head.weight = torch.nn.Parameter(torch.from_numpy(head))
     return model.double().eval()
 
 
@@ -148,10 +151,21 @@ def main() -> None:
     make("medium_4k", medium, [text(100)])
     make("medium_4k_int8", medium, [text(100)], "int8")
     make("medium_4k_int4", medium, [text(100)], "int4")
+    make("medium_4k_window_31", config_of(4, 1, 128, 360, 208, sliding_window=31), [text(100)])
+    make("medium_128k_longrope_64", config_of(4, 1, 128, 360, 208, max_position_embeddings=2048,
+                                              original_max_position_embeddings=64, rope_scaling=longrope(64),
+                                              sliding_window=2047), [text(100)])
+    # As mini-128k, but with factors of its own, from 1 on, and a window that no sequence here reaches.
+    make("phi_3_5_mini", config_of(2, 2, 96, 136, 200, max_position_embeddings=2048, original_max_position_embeddings=64,
+                                   rope_scaling={"type": "longrope",
+                                                 "short_factor": [round(1 + 1.84 * (i / 47) ** 4, 6) for i in range(48)],
+                                                 "long_factor": [round(1.08 + 63.76 * (i / 47) ** 2, 6) for i in range(48)]},
+                                   sliding_window=262144), [text(100)])
     make("phi_4", config_of(4, 1, 128, 360, 208, rope_theta=250000.0, torch_dtype="float32"), [text(60)])
-    make("phi_4_mini", config_of(3, 1, 128, 200, 256, partial_rotary_factor=0.75, tie_word_embeddings=True,
-                                 max_position_embeddings=2048, original_max_position_embeddings=64,
-                                 rope_scaling=longrope(48)), [text(100)])
+    phi_4_mini = config_of(3, 1, 128, 200, 256, partial_rotary_factor=0.75, tie_word_embeddings=True,
+                           max_position_embeddings=2048, original_max_position_embeddings=64, rope_scaling=longrope(48))
+    make("phi_4_mini", phi_4_mini, [text(100)])
+    make("phi_4_mini_int4", phi_4_mini, [text(100)], "int4")
     make("head_dim_64", config_of(3, 3, 64, 104, 152, torch_dtype="float16"), [text(60)])
     make("head_dim_80", config_of(2, 1, 80, 88, 136), [text(60)])
 
