@@ -64,7 +64,8 @@ def dequantised(matrix: np.ndarray, levels: int, group: int) -> np.ndarray:
 
 
 def model_of(config: dict, weights: str) -> Phi3ForCausalLM:
-    model = Phi3ForCausalLM._from_config(Phi3Config(**config), attn_implementation="eager")
+    # In f32, which holds what each type stores and what is dequantised: the config's own type would round the latter.
+    model = Phi3ForCausalLM._from_config(Phi3Config(**config), attn_implementation="eager", dtype=torch.float32)
     tied = config["tie_word_embeddings"]
     dtype = getattr(torch, config["torch_dtype"])
     with torch.no_grad():
