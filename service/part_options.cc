@@ -127,7 +127,8 @@ absl::StatusOr<std::unique_ptr<FileStore>> OpenFiles(const ServeOptions& options
         "--files-dir is for /v1/files and /v1/batches over HTTP, and there is no HTTP door; open "
         "it with --http-port, or leave --files-dir out");
   }
-  return FileStore::Open(options.files_dir, static_cast<int64_t>(options.files_bytes_max));
+  return FileStore::Open(options.files_dir, static_cast<int64_t>(options.files_bytes_max),
+                         int64_t{options.files_keep_days} * 24 * 3600);
 }
 
 }  // namespace tuppence

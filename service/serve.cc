@@ -277,8 +277,8 @@ void TellAddresses(const ServeOptions& options, const std::string& price, const 
   }
   spdlog::info("{}", price);
   if (!options.files_dir.empty()) {
-    spdlog::info("files and batches: {}, at most {} bytes", options.files_dir,
-                 options.files_bytes_max);
+    spdlog::info("files and batches: {}, at most {} bytes, {} days (0: any time)",
+                 options.files_dir, options.files_bytes_max, options.files_keep_days);
   }
   spdlog::info("usage store: {}", options.usage_store.empty()
                                       ? "none; --usage-store FILE keeps the books"
