@@ -174,6 +174,25 @@ TEST_F(BatchTest, ALineThatCannotBeAskedSaysWhy) {
   }
 }
 
+TEST_F(BatchTest, ALinesOwnFieldsAreKnownToAStrictService) {
+  const std::string line = R"({"custom_id": "a", "method": "POST", "url": "/v1/completions",
+      "expected": "x", "reference_answer": "y", "body": {"prompt": "p"}, )";
+  BatchReading reading;
+  for (const bool strict : {false, true}) {
+    reading.limits.strict = strict;
+    const BatchLine known = {.number = 1,
+                             .text = absl::StrCat(line.substr(0, line.rfind(',')), "}")};
+    EXPECT_TRUE(ReadBatchLine(known, reading).ok());
+    const absl::Status status =
+        ReadBatchLine({.number = 1, .text = absl::StrCat(line, "\"Expected\": \"x\"}")}, reading)
+            .status();
+    EXPECT_EQ(status.ok(), !strict);
+    if (strict) {
+      EXPECT_THAT(std::string(status.message()), HasSubstr("Expected is not known"));
+    }
+  }
+}
+
 TEST_F(BatchTest, AnAnswerIsPutTogetherFromItsMessages) {
   const auto ask = ReadBatchLine(
       {.number = 1, .text = R"({"custom_id": "a", "url": "/v1/completions", "expected": "abc",
