@@ -268,7 +268,12 @@ void TellAddresses(const ServeOptions& options, const std::string& price, const 
         options.http_host, doors.http->port(), tls);
   }
   if (options.keys.empty()) {
-    spdlog::warn("no --keys: whoever reaches these ports may use the service");
+    const std::string open = OpenAddresses(options);
+    if (open.empty()) {
+      spdlog::info("no --keys: nobody needs one, and this machine alone may call");
+    } else {
+      spdlog::warn("no --keys: whoever reaches {} may use the service", open);
+    }
   }
   spdlog::info("admin HTTP on {}:{}: /healthz /readyz /metrics /status", options.admin_host,
                admin.port());
