@@ -41,6 +41,9 @@ absl::Status ClientAsker::TellFirstCost(const std::string& request_id, BatchAnsw
   v1::GetUsageResponse first;
   absl::Status found = client_->GetUsage(request_id, &first);
   if (absl::IsUnavailable(found)) return found;
+  // Its answer is there before its end is booked: the runner looks until it is.
+  if (found.ok() && first.open())
+    return absl::UnavailableError("the first answer is not booked yet");
   if (found.ok()) answer->SetEnd(UsageFromProto(first.usage()), CostFromProto(first.cost()));
   return absl::OkStatus();
 }
