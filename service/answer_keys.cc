@@ -2,17 +2,14 @@
 
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
-#include <openssl/evp.h>
 
-#include <array>
-
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "model/check.h"
 #include "scheduler/refusal.h"
 #include "service/convert.h"
 #include "service/generation.h"
 #include "service/rpc_status.h"
+#include "service/sha256.h"
 
 namespace tuppence {
 namespace {
@@ -32,13 +29,6 @@ size_t BytesOf(const std::vector<PositionLogprobs>& positions) {
 template <typename Value>
 void Append(const std::vector<Value>& from, std::vector<Value>* to) {
   to->insert(to->end(), from.begin(), from.end());
-}
-
-absl::Status Reused() {
-  return RefusalStatus(absl::StatusCode::kAlreadyExists,
-                       "this idempotency key was used for another request; a key stands for one "
-                       "request: send the same request, or another key",
-                       Because(reason::kKeyReused));
 }
 
 }  // namespace
@@ -91,7 +81,7 @@ absl::StatusOr<KeyClaim> AnswerKeys::Claim(const std::string& tenant, const std:
   {
     absl::MutexLock lock(&mutex_);
     if (const auto kept = kept_.find(key); kept != kept_.end()) {
-      if (kept->second.answer->first.request_sha256 != request_sha256) return Reused();
+      if (kept->second.answer->first.request_sha256 != request_sha256) return KeyReused();
       return KeyClaim{.kept = kept->second.answer, .first = std::nullopt};
     }
     if (!in_progress_.insert(key).second) {
@@ -107,7 +97,7 @@ absl::StatusOr<KeyClaim> AnswerKeys::Claim(const std::string& tenant, const std:
   absl::StatusOr<std::optional<FirstRequest>> first = books_->Find(tenant, name);
   absl::Status status = first.status();
   if (status.ok() && first->has_value()) {
-    status = (*first)->request_sha256 == request_sha256 ? CheckRepeatable(**first) : Reused();
+    status = (*first)->request_sha256 == request_sha256 ? CheckRepeatable(**first) : KeyReused();
   }
   if (!status.ok()) {
     Release(tenant, name, nullptr, 0);
@@ -125,6 +115,8 @@ absl::Status AnswerKeys::CheckRepeatable(const FirstRequest& first) const {
     why = absl::StrCat("it was of ", first.model, " (", first.arithmetic_id,
                        "), and what is served now is ", model_->name, " (", model_->arithmetic_id,
                        ")");
+  } else if (!model_->repeatable) {
+    why = "this service runs with --deterministic off, so that another answer might come";
   }
   if (why.empty()) return absl::OkStatus();
   return RefusalStatus(
@@ -162,10 +154,9 @@ std::string RequestSha256(const GenerationAsk& ask) {
     coded.SetSerializationDeterministic(true);  // a map's order is no difference
     CHECK(ToProto(ask).SerializeToCodedStream(&coded));
   }
-  std::array<unsigned char, 32> digest;
-  CHECK(EVP_Digest(bytes.data(), bytes.size(), digest.data(), nullptr, EVP_sha256(), nullptr) == 1);
-  return absl::BytesToHexString(
-      absl::string_view(reinterpret_cast<const char*>(digest.data()), digest.size()));
+  Sha256 hash;
+  hash.Add(bytes);
+  return hash.Finish();
 }
 
 }  // namespace tuppence

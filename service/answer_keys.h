@@ -2,8 +2,9 @@
 // lost connection is neither computed nor billed twice. Which request answered a key is in the
 // usage store (key_store) for as long as the request's row; the answer itself is on no disk: the
 // latest are kept in memory, bounded, and one that is there no more is made again with the first
-// one's seed, which gives the same tokens, and booked at no price. Without a store a key lasts as
-// long as its answer is in memory. Made by serve, used by Generation. Any thread.
+// one's seed, which gives the same tokens where arithmetic is repeatable, and booked at no price.
+// Without a store a key lasts as long as its answer is in memory. Made by serve, used by
+// Generation. Any thread.
 #pragma once
 
 #include <cstdint>

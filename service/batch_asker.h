@@ -22,8 +22,9 @@ struct BookedAnswer {
 class BatchAsker {
  public:
   virtual ~BatchAsker() = default;
-  // Asks, and adds to *answer what comes. name: the caller's own for the request. Errors are the
-  // service's, with their Refusals; the answer may then be complete all the same, but for its end.
+  // Asks, and adds to *answer what comes. name: the caller's own for the request: asked again under
+  // it, the request is answered as before, and costs what it did. Errors are the service's, with
+  // their Refusals; the answer may then be complete all the same, but for its end.
   virtual absl::Status Ask(const BatchAsk& ask, const std::string& name, BatchAnswer* answer) = 0;
   // The latest request of that name. NOT_FOUND: the books have none.
   virtual absl::Status FindBooked(const std::string& name, BookedAnswer* booked) = 0;

@@ -105,7 +105,7 @@ absl::StatusOr<Service> Connect(const BatchOptions& options) {
       const int lane = made->fetch_add(1) / kCallsPerConnection;
       auto channel = MakeChannel(client, lane);
       if (!channel.ok()) return channel.status();
-      return std::make_unique<Client>(*std::move(channel), client.timeout_seconds);
+      return std::make_unique<Client>(*std::move(channel), client.timeout_seconds, client.key);
     };
     return service;
   }
@@ -197,11 +197,11 @@ void AddFlags(CLI::App* command, BatchOptions* options) {
       ->required();
   command->add_option("output", options->output, "File of answers; one of this job is gone on with")
       ->required();
-  AddClientFlags(*command, &options->client);
   AddModelFlags(*command, &options->model);
   // From the command line alone: a TUPPENCE_MODEL that is meant for `serve` must not turn a batch
-  // for a running service into loading a checkpoint.
+  // for a running service into loading a checkpoint. TUPPENCE_KEY is read as ever.
   for (CLI::Option* option : command->get_options()) option->envname("");
+  AddClientFlags(*command, &options->client);
   command->get_option("--model")->excludes("--address");
   command->add_option("--concurrency", options->concurrency, "Lines in progress at once")
       ->check(CLI::Range(1, kConcurrencyMax))

@@ -29,7 +29,7 @@ constexpr char kIdPrefix[] = "batch_";
 std::string JobIdOf(const BatchRecord& record) { return record.id.substr(sizeof(kIdPrefix) - 1); }
 
 StoredFile ResultFile(const BatchRecord& record, const std::string& id, const char* what,
-                      const std::string& path, int64_t now) {
+                      const std::string& path, int64_t now, int64_t expires) {
   std::error_code error;
   const auto bytes = std::filesystem::file_size(path, error);
   return {.id = id,
@@ -37,7 +37,8 @@ StoredFile ResultFile(const BatchRecord& record, const std::string& id, const ch
           .purpose = "batch_output",
           .filename = absl::StrCat(record.id, "_", what, ".jsonl"),
           .bytes = error ? 0 : static_cast<int64_t>(bytes),
-          .created_unix_seconds = now};
+          .created_unix_seconds = now,
+          .expires_unix_seconds = expires};
 }
 
 }  // namespace
@@ -87,8 +88,37 @@ absl::Status BatchJobs::Restore() {
   return files_.Sweep(known);
 }
 
-absl::StatusOr<BatchRecord> BatchJobs::Create(const std::string& tenant,
-                                              const BatchAskedFor& asked) {
+absl::StatusOr<MadeBatch> BatchJobs::Create(const std::string& tenant, const BatchAskedFor& asked) {
+  absl::MutexLock making(&making_mutex_);
+  const auto before = files_.FindMadeBatch(tenant, asked.key);
+  if (!before.ok()) return before.status();
+  if (before->has_value()) {
+    absl::StatusOr<BatchRecord> record = Find(tenant, (*before)->id);
+    if (!record.ok()) return record.status();
+    return MadeBatch{*std::move(record), /*replayed=*/true};
+  }
+  absl::StatusOr<std::unique_ptr<Job>> job = MakeJob(tenant, asked);
+  if (!job.ok()) return job.status();
+  absl::MutexLock lock(&mutex_);
+  const int64_t open = std::count_if(jobs_.begin(), jobs_.end(), [&tenant](const auto& other) {
+    return other.second->record.tenant == tenant;
+  });
+  if (open >= options_.tenant_jobs_max) {
+    return RefusalStatus(
+        absl::StatusCode::kResourceExhausted,
+        absl::StrCat("this tenant has ", open, " batches that have not ended; ",
+                     options_.tenant_jobs_max, " are allowed; wait for one, or cancel one"),
+        Because(reason::kTooManyBatches));
+  }
+  if (absl::Status saved = Save(**job, asked.key); !saved.ok()) return saved;
+  const BatchRecord shown = (*job)->record;
+  queue_.push_back(shown.id);
+  jobs_[shown.id] = *std::move(job);
+  return MadeBatch{shown};
+}
+
+absl::StatusOr<std::unique_ptr<BatchJobs::Job>> BatchJobs::MakeJob(
+    const std::string& tenant, const BatchAskedFor& asked) const {
   const auto input = files_.Find(tenant, asked.input_file_id);
   if (!input.ok()) return input.status();
   if (!input->has_value() || (*input)->purpose != "batch") {
@@ -110,25 +140,11 @@ absl::StatusOr<BatchRecord> BatchJobs::Create(const std::string& tenant,
   record.error_file_id = FileStore::DrawId(kFileIdPrefix);
   record.created_at = Now();
   record.expires_at = record.created_at + options_.window_seconds;
+  record.output_expires_seconds = asked.output_expires_seconds;
   record.lines = (*input)->lines;
   record.metadata = asked.metadata;
   record.Reach(BatchStatus::kValidating, record.created_at);
-  absl::MutexLock lock(&mutex_);
-  const int64_t open = std::count_if(jobs_.begin(), jobs_.end(), [&tenant](const auto& other) {
-    return other.second->record.tenant == tenant;
-  });
-  if (open >= options_.tenant_jobs_max) {
-    return RefusalStatus(
-        absl::StatusCode::kResourceExhausted,
-        absl::StrCat("this tenant has ", open, " batches that have not ended; ",
-                     options_.tenant_jobs_max, " are allowed; wait for one, or cancel one"),
-        Because(reason::kTooManyBatches));
-  }
-  if (absl::Status saved = Save(*job); !saved.ok()) return saved;
-  queue_.push_back(record.id);
-  const BatchRecord shown = record;
-  jobs_[shown.id] = std::move(job);
-  return shown;
+  return job;
 }
 
 absl::Status BatchJobs::NoSuchBatch(const std::string& id) const {
@@ -204,26 +220,44 @@ BatchRecord BatchJobs::Shown(const Job& job) const {
   return record;
 }
 
-absl::Status BatchJobs::Save(const Job& job) {
+absl::Status BatchJobs::Save(const Job& job, const MakingKey& key) {
   return files_.Put({.id = job.record.id,
                      .tenant = job.record.tenant,
                      .active = !job.record.ended(),
-                     .record = SerialiseBatch(Shown(job))});
+                     .record = SerialiseBatch(Shown(job)),
+                     .key = key});
 }
 
 bool BatchJobs::MustEnd(const Job& job) const {
   return stopping_ || job.expired || job.record.status == BatchStatus::kCancelling;
 }
 
-// Ends what has had its time.
+// Ends what has had its time, batches and files.
 void BatchJobs::Watch() {
-  absl::MutexLock lock(&mutex_);
-  while (!mutex_.AwaitWithTimeout(absl::Condition(&stopping_), kWatchEvery)) {
+  int64_t files_seen_at = 0;
+  while (true) {
     const int64_t now = Now();
-    for (const auto& [id, job] : jobs_) {
-      if (job->expired || now < job->record.expires_at) continue;
-      job->expired = true;
-      if (job->runner != nullptr) job->runner->Stop();
+    {
+      absl::MutexLock lock(&mutex_);
+      if (mutex_.AwaitWithTimeout(absl::Condition(&stopping_), kWatchEvery)) return;
+      for (const auto& [id, job] : jobs_) {
+        if (job->expired || now < job->record.expires_at) continue;
+        job->expired = true;
+        if (job->runner != nullptr) job->runner->Stop();
+      }
+    }
+    if (now != std::exchange(files_seen_at, now)) RemoveExpiredFiles();
+  }
+}
+
+void BatchJobs::RemoveExpiredFiles() {
+  absl::MutexLock making(&making_mutex_);
+  const auto expired = files_.Expired(Now());
+  if (!expired.ok()) return;  // as well in a second
+  for (const StoredFile& file : *expired) {
+    if (!ReaderOf(file.id).empty()) continue;
+    if (files_.Delete(file.tenant, file.id).value_or(false)) {
+      spdlog::info("{} of tenant {}: its time was up", file.id, file.tenant);
     }
   }
 }
@@ -403,11 +437,12 @@ bool BatchJobs::Finish(Job* job, BatchStatus end, const std::string& failure) {
   record.failure = failure;
   record.output_lines = record.sums.answered;
   record.error_lines = record.sums.refused;
+  const int64_t expires = files_.ExpiryOf(now, record.output_expires_seconds);
   std::vector<StoredFile> results;
   for (const auto& [id, what, lines] :
        {std::tuple{&record.output_file_id, "output", &record.output_lines},
         std::tuple{&record.error_file_id, "error", &record.error_lines}}) {
-    StoredFile file = ResultFile(record, *id, what, files_.PathOf(*id), now);
+    StoredFile file = ResultFile(record, *id, what, files_.PathOf(*id), now, expires);
     if (file.bytes > 0) {
       // What is there is shown, even where it could not be counted.
       file.lines = *lines = std::max<int64_t>(*lines, 1);

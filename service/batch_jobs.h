@@ -6,7 +6,8 @@
 //
 // A job ends completed (its refused lines counted), cancelled or expired, with what there is by
 // then. When its results cannot be written, for want of room, it waits and tries again until it
-// expires. Made by serve; asked by http_files. Any thread.
+// expires. Files go when their time is up, unless a batch at work reads them. Made by serve; asked
+// by http_files. Any thread.
 #pragma once
 
 #include <cstdint>
@@ -43,6 +44,13 @@ struct BatchAskedFor {
   std::string input_file_id;
   std::string endpoint;
   nlohmann::ordered_json metadata;
+  int64_t output_expires_seconds = 0;  // 0: as long as files stay
+  MakingKey key = {};
+};
+
+struct MadeBatch {
+  BatchRecord record;
+  bool replayed = false;  // its key made it before
 };
 
 class BatchJobs {
@@ -54,7 +62,8 @@ class BatchJobs {
   ~BatchJobs();  // Stop and waits
 
   // INVALID_ARGUMENT: the tenant has no such input file. RESOURCE_EXHAUSTED: it has too many.
-  absl::StatusOr<BatchRecord> Create(const std::string& tenant, const BatchAskedFor& asked);
+  // ALREADY_EXISTS: the key made another.
+  absl::StatusOr<MadeBatch> Create(const std::string& tenant, const BatchAskedFor& asked);
   // NOT_FOUND where the tenant has no such batch.
   absl::StatusOr<BatchRecord> Find(const std::string& tenant, const std::string& id);
   absl::StatusOr<Page<BatchRecord>> List(const std::string& tenant, const PageAsk& ask);
@@ -90,7 +99,10 @@ class BatchJobs {
   int64_t Now() const;  // unix seconds
   absl::Status Restore();
   void Work();
+  absl::StatusOr<std::unique_ptr<Job>> MakeJob(const std::string& tenant,
+                                               const BatchAskedFor& asked) const;
   void Watch();
+  void RemoveExpiredFiles();
   Job* NextJob() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RunJob(Job* job);
   absl::Status AskLines(Job* job, const BatchRecord& record);
@@ -103,7 +115,8 @@ class BatchJobs {
   absl::StatusOr<Results> OpenResults(const BatchRecord& record) const;
   absl::Status Append(const std::string& line, BatchOutput* output);
   bool MustEnd(const Job& job) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status Save(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Save(const Job& job, const MakingKey& key = {})
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   BatchRecord Shown(const Job& job) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // As it stands now; none: the tenant has no such batch at work.
   std::optional<BatchRecord> FindOpen(const std::string& tenant, const std::string& id) const;
@@ -112,6 +125,8 @@ class BatchJobs {
   const BatchJobsOptions options_;
   const ServiceParts& parts_;
   FileStore& files_;
+  // One batch is made at a time, and no file that it reads goes meanwhile. Taken before the other.
+  absl::Mutex making_mutex_;
   mutable absl::Mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   // Those that have not ended, by id. A job stays where it is until it has ended.

@@ -1,5 +1,8 @@
 #include "service/batch_line.h"
 
+#include <algorithm>
+#include <array>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -7,6 +10,7 @@
 #include "model/strict_json.h"
 #include "scheduler/refusal.h"
 #include "service/convert.h"
+#include "service/json_reader.h"
 #include "service/openai_errors.h"
 #include "service/openai_request.h"
 #include "service/rpc_status.h"
@@ -15,6 +19,9 @@ namespace tuppence {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+constexpr std::array<std::string_view, 6> kLineFields = {
+    "custom_id", "method", "url", "body", "expected", "reference_answer"};
 
 absl::Status Malformed(const std::string& what) {
   return RefusalStatus(absl::StatusCode::kInvalidArgument, what,
@@ -34,6 +41,18 @@ std::string Dump(const Json& json) {
 // Answers are compared without the white space around them.
 bool SameText(const std::string& a, const std::string& b) {
   return absl::StripAsciiWhitespace(a) == absl::StripAsciiWhitespace(b);
+}
+
+// Where what is unknown is refused, a line's own fields are too: a mistyped "expected" would go
+// unseen.
+void CheckNames(const nlohmann::json& line, std::vector<FieldViolation>* violations) {
+  JsonReader read(violations);
+  read.strict = true;
+  for (const auto& [name, value] : line.items()) {
+    if (std::find(kLineFields.begin(), kLineFields.end(), name) == kLineFields.end()) {
+      read.Unknown(name);
+    }
+  }
 }
 
 absl::Status CheckPlace(const nlohmann::json& line, const std::string& wanted_url, bool* is_chat) {
@@ -69,6 +88,7 @@ absl::StatusOr<BatchAsk> ReadBatchLine(const BatchLine& line, const BatchReading
   if (asked.stream) {
     asked.ask.violations.push_back({"stream", "is true; a batch's answers come whole"});
   }
+  if (reading.limits.strict) CheckNames(*json, &asked.ask.violations);
   if (!asked.ask.violations.empty()) return InvalidFields(asked.ask.violations);
   ask.ask = std::move(asked.ask);
   ask.custom_id = TextOf(*json, "custom_id").value_or("");

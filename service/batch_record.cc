@@ -65,6 +65,7 @@ std::string SerialiseBatch(const BatchRecord& batch) {
                {"status", static_cast<int>(batch.status)},
                {"created_at", batch.created_at},
                {"expires_at", batch.expires_at},
+               {"output_expires_seconds", batch.output_expires_seconds},
                {"reached_at", batch.reached_at},
                {"lines", batch.lines},
                {"output_lines", batch.output_lines},
@@ -90,6 +91,7 @@ absl::StatusOr<BatchRecord> ParseBatch(const std::string& text) {
     batch.status = static_cast<BatchStatus>(status % kBatchStatuses);
     batch.created_at = json.at("created_at");
     batch.expires_at = json.at("expires_at");
+    batch.output_expires_seconds = json.value("output_expires_seconds", int64_t{0});
     batch.reached_at = json.at("reached_at").get<std::array<int64_t, kBatchStatuses>>();
     batch.lines = json.at("lines");
     batch.output_lines = json.at("output_lines");

@@ -37,6 +37,7 @@ struct BatchRecord {
   BatchStatus status = BatchStatus::kValidating;
   int64_t created_at = 0;  // unix seconds, here and below
   int64_t expires_at = 0;
+  int64_t output_expires_seconds = 0;  // after which its results go, as the caller asks; 0: nothing
   std::array<int64_t, kBatchStatuses> reached_at = {};  // each status; 0: not yet
   int64_t lines = 0;
   int64_t output_lines = 0;  // once it has ended

@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "scheduler/refusal.h"
+#include "service/rpc_status.h"
 
 namespace tuppence {
 namespace {
@@ -17,13 +18,21 @@ namespace {
 constexpr absl::Duration kFirstWait = absl::Milliseconds(100);
 constexpr absl::Duration kLongestWait = absl::Seconds(10);
 
-// Whether the same request may be answered later: the service is full, away or going, or the
-// tenant has as much in progress as it may. What is spent stays spent, and bad input bad.
+// Whether the same request may be answered later: the service is full, away or going, the tenant
+// has as much in progress as it may, or the request, asked before a kill, is still being answered.
+// What is spent stays spent, and bad input bad.
 bool MayBeAnsweredLater(const absl::Status& status) {
   const std::optional<Refusal> refusal = RefusalOf(status);
-  if (status.code() == absl::StatusCode::kUnavailable) return true;
-  return status.code() == absl::StatusCode::kResourceExhausted && refusal.has_value() &&
+  if (absl::IsUnavailable(status)) return true;
+  return (absl::IsResourceExhausted(status) || absl::IsAborted(status)) && refusal.has_value() &&
          refusal->retry_after_ms >= 0 && refusal->reason != reason::kBudgetSpent;
+}
+
+// Answered before a kill, and the service can neither find that answer nor make it again.
+bool IsAnswerGone(const absl::Status& status) {
+  const std::optional<Refusal> refusal = RefusalOf(status);
+  return absl::IsAlreadyExists(status) && refusal.has_value() &&
+         refusal->reason == reason::kKeyAnswerGone;
 }
 
 }  // namespace
@@ -111,7 +120,9 @@ void BatchRunner::Work(BatchAsker* asker) {
 }
 
 absl::StatusOr<BatchRunner::Written> BatchRunner::Answer(const BatchLine& line, BatchAsker* asker) {
-  const std::string name = absl::StrCat("batch-", options_.job_id, "-", line.number);
+  const std::string first_name = absl::StrCat("batch-", options_.job_id, "-", line.number);
+  std::string name = first_name;
+  int names = 1;
   const std::string id = BatchLineId(options_.job_id, line.number);
   const std::string custom_id = CustomIdOf(line).value_or("");
   const absl::StatusOr<BatchAsk> ask = ReadBatchLine(line, options_.reading);
@@ -120,6 +131,11 @@ absl::StatusOr<BatchRunner::Written> BatchRunner::Answer(const BatchLine& line, 
     BatchAnswer answer(*ask);
     const absl::Status status = Ask(*ask, name, asker, &answer);
     if (status.ok()) return Written{answer.Line(id, options_.reference), true};
+    if (IsAnswerGone(status)) {
+      // As a new request, whose answer is paid for too.
+      name = absl::StrCat(first_name, "-", ++names);
+      continue;
+    }
     if (!MayBeAnsweredLater(status)) {
       // What ran out of time when the whole job did is not this line's failure.
       if (absl::IsDeadlineExceeded(status) && !paused().ok()) return paused();

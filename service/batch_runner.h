@@ -5,10 +5,11 @@
 //
 // Exactly once: a line with an answer in the output is asked no more, and that answer's request is
 // in the books once. Where the service dies behind the last token, the request is looked up in the
-// books by its name (x-request-id: the job's id and the line's number) before it is asked again.
-// What a kill of this program leaves between the last token and the disk, at most one answer for
-// each line in progress, is asked again: of another service the books then have both, under the one
-// name; of this one the second is a replay. Used by batch_command and batch_jobs.
+// books by its name (the job's id and the line's number) before it is asked again. What a kill of
+// this program leaves between the last token and the disk, at most one answer for each line in
+// progress, is asked again under that name, which is its idempotency key: the same answer, billed
+// once. Only one that the service cannot make again, of another arithmetic say, is asked as new.
+// Used by batch_command and batch_jobs.
 #pragma once
 
 #include <cstdint>

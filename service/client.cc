@@ -186,7 +186,10 @@ absl::Status Client::Generate(const v1::GenerateRequest& request,
                               const std::function<void(const v1::GenerateResponse&)>& on_message,
                               const std::string& name) {
   return impl_->Run([&](grpc::ClientContext* context, v1::Inference::Stub* stub) {
-    if (!name.empty()) context->AddMetadata(kCallerRequestIdKey, name);
+    if (!name.empty()) {
+      context->AddMetadata(kCallerRequestIdKey, name);
+      context->AddMetadata(kIdempotencyKey, name);
+    }
     const auto reader = stub->Generate(context, request);
     v1::GenerateResponse message;
     while (reader->Read(&message)) on_message(message);

@@ -42,15 +42,16 @@ absl::Status FromGrpc(const grpc::Status& status);
 class Client {
  public:
   static absl::StatusOr<std::unique_ptr<Client>> Make(const ClientOptions& options);
-  // Over a channel that is there already, as an in-process one is.
-  Client(std::shared_ptr<grpc::Channel> channel, double timeout_seconds, std::string key = "");
+  // Over a channel that is there already, as an in-process one is. key: to show; "": none.
+  Client(std::shared_ptr<grpc::Channel> channel, double timeout_seconds, std::string key);
   ~Client();
 
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
   // Calls on_message for each message as it comes; returns when the stream has ended. name: the
-  // caller's own for the request (x-request-id); "": none.
+  // caller's own for the request (x-request-id), which is its idempotency key too, so that the same
+  // request under the same name is answered as before and billed once; "": none.
   absl::Status Generate(const v1::GenerateRequest& request,
                         const std::function<void(const v1::GenerateResponse&)>& on_message,
                         const std::string& name = "");

@@ -13,7 +13,8 @@ namespace tuppence {
 absl::Status ClientAsker::Ask(const BatchAsk& ask, const std::string& name, BatchAnswer* answer) {
   // There is no tokenizer here; the messages say what each token adds.
   auto token_bytes = std::make_shared<absl::flat_hash_map<int32_t, std::string>>();
-  return client_->Generate(
+  std::string replay_of;
+  const absl::Status status = client_->Generate(
       ToProto(ask.ask),
       [&](const v1::GenerateResponse& message) {
         if (message.has_start()) {
@@ -27,9 +28,24 @@ absl::Status ClientAsker::Ask(const BatchAsk& ask, const std::string& name, Batc
                                                               : std::string_view(found->second);
                          }});
         }
+        if (message.has_cost()) replay_of = message.cost().replay_of();
         answer->Add(DeltaFromProto(message, token_bytes.get()));
       },
       name);
+  return status.ok() && !replay_of.empty() ? TellFirstCost(replay_of, answer) : status;
+}
+
+// A line costs what its first answer cost, which is what the books have of it. Where they have none
+// it says whose replay it is, at no cost.
+absl::Status ClientAsker::TellFirstCost(const std::string& request_id, BatchAnswer* answer) {
+  v1::GetUsageResponse first;
+  absl::Status found = client_->GetUsage(request_id, &first);
+  if (absl::IsUnavailable(found)) return found;
+  // Its answer is there before its end is booked: the runner looks until it is.
+  if (found.ok() && first.open())
+    return absl::UnavailableError("the first answer is not booked yet");
+  if (found.ok()) answer->SetEnd(UsageFromProto(first.usage()), CostFromProto(first.cost()));
+  return absl::OkStatus();
 }
 
 absl::Status ClientAsker::FindBooked(const std::string& name, BookedAnswer* booked) {

@@ -1,4 +1,6 @@
-// ClientAsker: a batch's lines, asked over gRPC. Used by batch_command.
+// ClientAsker: a batch's lines, asked over gRPC, each under its name as idempotency key, so that
+// one whose answer a kill took before it was written down is answered as before and billed once.
+// Used by batch_command.
 #pragma once
 
 #include <memory>
@@ -19,6 +21,8 @@ class ClientAsker final : public BatchAsker {
   absl::Status FindBooked(const std::string& name, BookedAnswer* booked) override;
 
  private:
+  absl::Status TellFirstCost(const std::string& request_id, BatchAnswer* answer);
+
   const std::unique_ptr<Client> client_;
   const std::string arithmetic_id_;
 };

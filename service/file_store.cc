@@ -26,9 +26,9 @@
 namespace tuppence {
 namespace {
 
-constexpr int kSchemaVersion = 1;
+constexpr int kSchemaVersion = 2;
 
-constexpr char kSchema[] = R"sql(
+constexpr char kSchema1[] = R"sql(
 CREATE TABLE files (
   sequence        INTEGER PRIMARY KEY AUTOINCREMENT,
   id              TEXT NOT NULL UNIQUE,
@@ -52,7 +52,21 @@ CREATE INDEX batches_active ON batches (sequence) WHERE active = 1;
 PRAGMA user_version = 1;
 )sql";
 
-constexpr char kFileColumns[] = "id, tenant, purpose, filename, bytes, lines, created_unix_seconds";
+// Files of before stay until they are deleted: nobody was told otherwise.
+constexpr char kSchema2[] = R"sql(
+ALTER TABLE files ADD COLUMN expires_unix_seconds INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE files ADD COLUMN key_name TEXT;       -- the caller's Idempotency-Key; null: none
+ALTER TABLE files ADD COLUMN key_sha256 TEXT;     -- of what was asked under it
+ALTER TABLE batches ADD COLUMN key_name TEXT;
+ALTER TABLE batches ADD COLUMN key_sha256 TEXT;
+CREATE INDEX files_by_expiry ON files (expires_unix_seconds) WHERE expires_unix_seconds > 0;
+CREATE UNIQUE INDEX files_by_key ON files (tenant, key_name) WHERE key_name IS NOT NULL;
+CREATE UNIQUE INDEX batches_by_key ON batches (tenant, key_name) WHERE key_name IS NOT NULL;
+PRAGMA user_version = 2;
+)sql";
+
+constexpr char kFileColumns[] =
+    "id, tenant, purpose, filename, bytes, lines, created_unix_seconds, expires_unix_seconds";
 
 StoredFile ReadFile(SqliteRows* rows) {
   StoredFile file;
@@ -63,6 +77,7 @@ StoredFile ReadFile(SqliteRows* rows) {
   file.bytes = rows->Integer();
   file.lines = rows->Integer();
   file.created_unix_seconds = rows->Integer();
+  file.expires_unix_seconds = rows->Integer();
   return file;
 }
 
@@ -106,7 +121,8 @@ Page<Item> TakePage(int64_t limit, SqliteRows* rows, const Read& read) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<FileStore>> FileStore::Open(const std::string& folder,
-                                                           int64_t bytes_max) {
+                                                           int64_t bytes_max,
+                                                           int64_t keep_seconds) {
   const auto failure = [&folder](const char* what) {
     return absl::UnavailableError(absl::StrCat("--files-dir ", folder, ": ", what, ": ",
                                                std::strerror(errno),
@@ -115,7 +131,7 @@ absl::StatusOr<std::unique_ptr<FileStore>> FileStore::Open(const std::string& fo
   if (mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) return failure("cannot be made");
   const int lock = open((folder + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (lock < 0) return failure("cannot be written");
-  std::unique_ptr<FileStore> store(new FileStore(folder, bytes_max, lock));
+  std::unique_ptr<FileStore> store(new FileStore(folder, bytes_max, keep_seconds, lock));
   if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
     return absl::AlreadyExistsError(
         absl::StrCat("--files-dir ", folder,
@@ -161,7 +177,10 @@ absl::Status FileStore::OpenDatabase() {
                      ", this one knows ", kSchemaVersion, "); run that, or give another folder"));
   }
   if (version == kSchemaVersion) return absl::OkStatus();
-  return InTransaction([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return Execute(kSchema); });
+  return InTransaction([this, version]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    const absl::Status first = version < 1 ? Execute(kSchema1) : absl::OkStatus();
+    return first.ok() ? Execute(kSchema2) : first;
+  });
 }
 
 absl::Status FileStore::TakeBytes(int64_t bytes) {
@@ -187,8 +206,40 @@ int64_t FileStore::bytes() const {
   return bytes_;
 }
 
-absl::Status FileStore::Add(const StoredFile& file) {
+int64_t FileStore::ExpiryOf(int64_t created_unix_seconds, int64_t asked_seconds) const {
+  int64_t seconds = asked_seconds > 0 ? asked_seconds : keep_seconds_;
+  if (keep_seconds_ > 0) seconds = std::min(seconds, keep_seconds_);
+  return seconds > 0 ? created_unix_seconds + seconds : 0;
+}
+
+absl::StatusOr<StoredFile> FileStore::Add(const StoredFile& file) {
   absl::MutexLock lock(&mutex_);
+  const auto made = FindMade(file);
+  if (!made.ok()) return made.status();
+  if (made->has_value()) return **made;
+  absl::Status status = CountFiles();
+  if (status.ok()) status = Insert(file);
+  if (!status.ok()) return status;
+  return file;
+}
+
+absl::StatusOr<std::optional<StoredFile>> FileStore::FindMade(const StoredFile& file) {
+  if (file.key.name.empty()) return std::nullopt;
+  SqliteRows rows(database_, absl::StrCat("SELECT ", kFileColumns,
+                                          ", key_sha256 FROM files WHERE tenant = ? AND "
+                                          "key_name = ?"));
+  rows.Bind(1, file.tenant);
+  rows.Bind(2, file.key.name);
+  if (rows.Next()) {
+    const StoredFile made = ReadFile(&rows);
+    if (rows.Text() != file.key.sha256) return KeyReused();
+    return made;
+  }
+  if (!rows.status().ok()) return Failure();
+  return std::nullopt;
+}
+
+absl::Status FileStore::CountFiles() {
   SqliteRows count(database_, "SELECT count(*) FROM files");
   if (!count.Next()) return Failure();
   if (count.Integer() >= kFilesMax) {
@@ -197,18 +248,21 @@ absl::Status FileStore::Add(const StoredFile& file) {
                                       " files, as many as may be; delete some that are not needed"),
                          Because(reason::kFilesFull));
   }
-  return Insert(file);
+  return absl::OkStatus();
 }
 
 absl::Status FileStore::Insert(const StoredFile& file) {
   SqliteStatement insert;
   if (insert.Prepare(database_, absl::StrCat("INSERT INTO files (", kFileColumns,
-                                             ") VALUES (?, ?, ?, ?, ?, ?, ?)")
+                                             ", key_name, key_sha256) VALUES (?, ?, ?, ?, ?, ?, "
+                                             "?, ?, ?, ?)")
                                     .c_str()) != SQLITE_OK) {
     return Failure();
   }
   insert << file.id << file.tenant << file.purpose << file.filename << file.bytes << file.lines
-         << file.created_unix_seconds;
+         << file.created_unix_seconds << file.expires_unix_seconds;
+  const bool has_key = !file.key.name.empty();
+  insert.If(has_key, file.key.name).If(has_key, file.key.sha256);
   return insert.Run() ? absl::OkStatus() : Failure();
 }
 
@@ -247,17 +301,31 @@ absl::StatusOr<bool> FileStore::Delete(const std::string& tenant, const std::str
   return true;
 }
 
+absl::StatusOr<std::vector<StoredFile>> FileStore::Expired(int64_t unix_seconds) {
+  absl::MutexLock lock(&mutex_);
+  SqliteRows rows(database_, absl::StrCat("SELECT ", kFileColumns,
+                                          " FROM files WHERE expires_unix_seconds > 0 AND "
+                                          "expires_unix_seconds <= ?"));
+  rows.Bind(1, unix_seconds);
+  std::vector<StoredFile> files;
+  while (rows.Next()) files.push_back(ReadFile(&rows));
+  if (!rows.status().ok()) return Failure();
+  return files;
+}
+
 absl::Status FileStore::Put(const StoredBatch& batch, const std::vector<StoredFile>& files) {
   absl::MutexLock lock(&mutex_);
   return InTransaction([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     SqliteStatement put;
     if (put.Prepare(database_,
-                    "INSERT INTO batches (id, tenant, active, record) VALUES (?, ?, ?, ?) ON "
-                    "CONFLICT (id) DO UPDATE SET active = excluded.active, record = "
-                    "excluded.record") != SQLITE_OK) {
+                    "INSERT INTO batches (id, tenant, active, record, key_name, key_sha256) VALUES "
+                    "(?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET active = excluded.active, "
+                    "record = excluded.record") != SQLITE_OK) {
       return Failure();
     }
+    const bool has_key = !batch.key.name.empty();
     put << batch.id << batch.tenant << batch.active << batch.record;
+    put.If(has_key, batch.key.name).If(has_key, batch.key.sha256);
     if (!put.Run()) return Failure();
     for (const StoredFile& file : files) {
       if (absl::Status status = Insert(file); !status.ok()) return status;
@@ -274,6 +342,24 @@ absl::StatusOr<std::optional<StoredBatch>> FileStore::FindBatch(const std::strin
   rows.Bind(1, tenant);
   rows.Bind(2, id);
   if (rows.Next()) return ReadBatch(&rows);
+  if (!rows.status().ok()) return Failure();
+  return std::nullopt;
+}
+
+absl::StatusOr<std::optional<StoredBatch>> FileStore::FindMadeBatch(const std::string& tenant,
+                                                                    const MakingKey& key) {
+  if (key.name.empty()) return std::nullopt;
+  absl::MutexLock lock(&mutex_);
+  SqliteRows rows(database_,
+                  "SELECT id, tenant, active, record, key_sha256 FROM batches WHERE tenant = ? AND "
+                  "key_name = ?");
+  rows.Bind(1, tenant);
+  rows.Bind(2, key.name);
+  if (rows.Next()) {
+    StoredBatch made = ReadBatch(&rows);
+    if (rows.Text() != key.sha256) return KeyReused();
+    return made;
+  }
   if (!rows.status().ok()) return Failure();
   return std::nullopt;
 }

@@ -13,6 +13,7 @@
 #include "service/http_handlers.h"
 #include "service/json_reader.h"
 #include "service/rpc_status.h"
+#include "service/sha256.h"
 
 namespace tuppence {
 namespace {
@@ -104,6 +105,30 @@ void ReadMetadata(const nlohmann::json& value, JsonReader* read, Json* metadata)
   }
 }
 
+// {"anchor": "created_at", "seconds": 86400}
+void ReadExpiry(const nlohmann::json& value, const std::string& field, JsonReader* read,
+                int64_t* seconds) {
+  if (!value.is_object()) {
+    read->Wrong(value, field, "an object with anchor and seconds");
+    return;
+  }
+  std::string anchor;
+  int32_t asked = 0;
+  for (const auto& [name, entry] : value.items()) {
+    const std::string entry_field = absl::StrCat(field, ".", name);
+    if (name == "anchor") {
+      if (!read->String(entry, entry_field, &anchor)) return;
+    } else if (name == "seconds") {
+      if (!read->Int(entry, entry_field, &asked)) return;
+    } else {
+      read->Unknown(entry_field);
+    }
+  }
+  *seconds = asked;
+  const std::string fault = ExpiryFault(anchor, asked);
+  if (!fault.empty()) read->Refuse(field, fault);
+}
+
 absl::StatusOr<BatchAskedFor> ReadBatchAsk(const HttpRequest& request, const CallLimits& limits) {
   const absl::StatusOr<nlohmann::json> json = ParseStrictJson(request.body());
   if (!json.ok() || !json->is_object()) {
@@ -128,9 +153,7 @@ absl::StatusOr<BatchAskedFor> ReadBatchAsk(const HttpRequest& request, const Cal
     } else if (name == "metadata") {
       if (!value.is_null()) ReadMetadata(value, &read, &asked.metadata);
     } else if (name == "output_expires_after") {
-      if (!value.is_null()) {
-        read.Refuse(name, "is not supported: files stay until they are deleted; leave it out");
-      }
+      if (!value.is_null()) ReadExpiry(value, name, &read, &asked.output_expires_seconds);
     } else {
       read.Unknown(name);
     }
@@ -143,7 +166,19 @@ absl::StatusOr<BatchAskedFor> ReadBatchAsk(const HttpRequest& request, const Cal
     read.Refuse("completion_window", "is not \"24h\", the one that there is; give it");
   }
   if (!violations.empty()) return InvalidFields(violations);
+  Sha256 hash;
+  hash.Add(json->dump());
+  asked.key.sha256 = hash.Finish();
   return asked;
+}
+
+absl::StatusOr<MadeBatch> MakeBatch(const ServiceParts& parts, const CallIdentity& identity,
+                                    const HttpRequest& request) {
+  if (absl::Status keeps = CheckKeepsFiles(parts); !keeps.ok()) return keeps;
+  auto asked = ReadBatchAsk(request, parts.limits);
+  if (!asked.ok()) return asked.status();
+  asked->key.name = identity.idempotency_key;
+  return parts.jobs->Create(identity.tenant, *asked);
 }
 
 }  // namespace
@@ -155,11 +190,20 @@ absl::Status CheckKeepsFiles(const ServiceParts& parts) {
       "`tuppence batch`");
 }
 
+std::string ExpiryFault(const std::string& anchor, int64_t seconds) {
+  if (anchor != "created_at") return "has no anchor \"created_at\", the one that there is; give it";
+  if (seconds >= kExpirySecondsMin && seconds <= kExpirySecondsMax) return "";
+  return absl::StrCat("has no seconds from ", kExpirySecondsMin, " to ", kExpirySecondsMax,
+                      "; give them, or leave it out");
+}
+
 Json OpenAiFile(const StoredFile& file) {
+  const bool expires = file.expires_unix_seconds > 0;
   return {{"id", file.id},
           {"object", "file"},
           {"bytes", file.bytes},
           {"created_at", file.created_unix_seconds},
+          {"expires_at", expires ? Json(file.expires_unix_seconds) : Json()},
           {"filename", file.filename},
           {"purpose", file.purpose},
           {"status", "processed"},
@@ -227,14 +271,22 @@ asio::awaitable<void> SendFileContent(const HttpRoutes& routes, HttpExchange& ex
   close(file);
 }
 
-absl::StatusOr<Json> CreateBatch(const ServiceParts& parts, const CallIdentity& identity,
-                                 const HttpRequest& request) {
-  if (absl::Status keeps = CheckKeepsFiles(parts); !keeps.ok()) return keeps;
-  const auto asked = ReadBatchAsk(request, parts.limits);
-  if (!asked.ok()) return asked.status();
-  const auto batch = parts.jobs->Create(identity.tenant, *asked);
-  if (!batch.ok()) return batch.status();
-  return OpenAiBatch(*batch);
+asio::awaitable<void> CreateBatch(const HttpRoutes& routes, HttpExchange& exchange) {
+  const ServiceParts& parts = routes.parts();
+  const int64_t received_ns = parts.clock->NowNs();
+  CallIdentity identity;
+  absl::Status status = ReadCaller(parts, exchange.request(), &identity);
+  HttpReply reply;
+  if (status.ok()) {
+    const absl::StatusOr<MadeBatch> made = MakeBatch(parts, identity, exchange.request());
+    status = made.status();
+    if (made.ok()) reply.body = DumpJson(OpenAiBatch(made->record));
+    if (made.ok() && made->replayed) reply.headers.emplace_back(kReplayedKey, "true");
+  }
+  if (!status.ok()) reply = ErrorReply(status);
+  AddIds(identity, &reply.headers);
+  CountCall(parts, Method::kBatches, identity, status, received_ns);
+  co_await exchange.Reply(std::move(reply));
 }
 
 absl::StatusOr<Json> ListBatches(const ServiceParts& parts, const CallIdentity& identity,

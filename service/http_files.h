@@ -23,9 +23,7 @@ absl::StatusOr<nlohmann::ordered_json> DeleteFile(const ServiceParts& parts,
                                                   const HttpRequest& request);
 boost::asio::awaitable<void> SendFileContent(const HttpRoutes& routes, HttpExchange& exchange);
 
-absl::StatusOr<nlohmann::ordered_json> CreateBatch(const ServiceParts& parts,
-                                                   const CallIdentity& identity,
-                                                   const HttpRequest& request);
+boost::asio::awaitable<void> CreateBatch(const HttpRoutes& routes, HttpExchange& exchange);
 absl::StatusOr<nlohmann::ordered_json> ListBatches(const ServiceParts& parts,
                                                    const CallIdentity& identity,
                                                    const HttpRequest& request);
@@ -39,5 +37,7 @@ absl::StatusOr<nlohmann::ordered_json> CancelBatch(const ServiceParts& parts,
 // NOT_FOUND where this service keeps no files.
 absl::Status CheckKeepsFiles(const ServiceParts& parts);
 nlohmann::ordered_json OpenAiFile(const StoredFile& file);
+// What is wrong with the age that a caller asks for a file; "": nothing.
+std::string ExpiryFault(const std::string& anchor, int64_t seconds);
 
 }  // namespace tuppence

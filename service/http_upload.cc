@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "model/utf8.h"
@@ -23,6 +24,7 @@
 #include "service/http_handlers.h"
 #include "service/http_multipart.h"
 #include "service/rpc_status.h"
+#include "service/sha256.h"
 
 namespace tuppence {
 namespace {
@@ -46,7 +48,11 @@ absl::Status DiskFailure(const char* what) {
 // The file on its way: what is not Kept is taken away again.
 class FileOnItsWay {
  public:
-  explicit FileOnItsWay(FileStore* files) : files_(*files), id_(FileStore::DrawId(kFileIdPrefix)) {}
+  // hashed: the content's hash is wanted.
+  FileOnItsWay(FileStore* files, bool hashed)
+      : files_(*files), id_(FileStore::DrawId(kFileIdPrefix)) {
+    if (hashed) hash_.emplace();
+  }
   ~FileOnItsWay() {
     if (file_ >= 0) close(file_);
     if (kept_ || !begun_) return;
@@ -70,6 +76,7 @@ class FileOnItsWay {
     }
     if (absl::Status taken = files_.TakeBytes(size); !taken.ok()) return taken;
     bytes_ += size;
+    if (hash_.has_value()) hash_->Add(bytes);
     while (!bytes.empty()) {
       const ssize_t written = write(file_, bytes.data(), bytes.size());
       if (written < 0 && errno == EINTR) continue;
@@ -85,9 +92,15 @@ class FileOnItsWay {
   const std::string& id() const { return id_; }
   std::string path() const { return files_.PathOf(id_); }
   int64_t bytes() const { return bytes_; }
+  // Of the content and what else was asked of the file. Once.
+  std::string HashWith(const std::string& rest) {
+    hash_->Add(rest);
+    return hash_->Finish();
+  }
 
  private:
   FileStore& files_;
+  std::optional<Sha256> hash_;
   const std::string id_;
   int file_ = -1;
   bool begun_ = false;
@@ -118,9 +131,12 @@ class UploadForm final : public MultipartSink {
   absl::Status EndPart() override {
     const std::string value = std::exchange(field_, "");
     if (part_.name == "purpose") purpose_ = value;
-    if (absl::StartsWith(part_.name, "expires_after")) {
-      return InvalidFields(
-          {{"expires_after", "is not supported: files stay until they are deleted; leave it out"}});
+    if (!absl::StartsWith(part_.name, "expires_after")) return absl::OkStatus();
+    asks_expiry_ = true;
+    if (part_.name == "expires_after[anchor]") anchor_ = value;
+    // What is no number is no time either, which Check says.
+    if (part_.name == "expires_after[seconds]" && !absl::SimpleAtoi(value, &expires_seconds_)) {
+      expires_seconds_ = 0;
     }
     return absl::OkStatus();
   }
@@ -128,10 +144,15 @@ class UploadForm final : public MultipartSink {
     if (!filename_.has_value()) {
       return InvalidFields({{"file", "is missing; send it as a part of that name"}});
     }
+    if (asks_expiry_) {
+      const std::string fault = ExpiryFault(anchor_, expires_seconds_);
+      if (!fault.empty()) return InvalidFields({{"expires_after", fault}});
+    }
     if (purpose_ == "batch") return absl::OkStatus();
     return InvalidFields({{"purpose", "is not \"batch\", the one that there is; give it"}});
   }
   const std::string& filename() const { return *filename_; }
+  int64_t expires_seconds() const { return expires_seconds_; }  // 0: nothing is asked
 
  private:
   FileOnItsWay* const file_;
@@ -139,6 +160,9 @@ class UploadForm final : public MultipartSink {
   std::string field_;
   std::optional<std::string> filename_;
   std::string purpose_;
+  bool asks_expiry_ = false;
+  std::string anchor_;
+  int64_t expires_seconds_ = 0;
 };
 
 // The whole file is looked at, one at a time in this process: a set of custom_ids is some 30 MB.
@@ -183,14 +207,16 @@ asio::awaitable<absl::Status> ReadForm(const std::string& boundary, UploadForm* 
   co_return whole.ok() ? form->Check() : whole;
 }
 
-// From the body's first byte to a file of the tenant's.
+// From the body's first byte to a file of the tenant's. *replayed: its key made it before.
 asio::awaitable<absl::StatusOr<StoredFile>> Store(const ServiceParts& parts,
-                                                  const std::string& tenant, HttpExchange& exchange,
-                                                  bool* broken) {
+                                                  const CallIdentity& identity,
+                                                  HttpExchange& exchange, bool* broken,
+                                                  bool* replayed) {
   const absl::StatusOr<std::string> boundary =
       MultipartReader::BoundaryOf(HeaderOf(exchange.request(), "Content-Type").value);
   if (!boundary.ok()) co_return boundary.status();
-  FileOnItsWay file(parts.files);
+  const std::string& key = identity.idempotency_key;
+  FileOnItsWay file(parts.files, /*hashed=*/!key.empty());
   UploadForm form(&file);
   const absl::Status read = co_await ReadForm(*boundary, &form, exchange, broken);
   if (!read.ok()) co_return read;
@@ -198,16 +224,22 @@ asio::awaitable<absl::StatusOr<StoredFile>> Store(const ServiceParts& parts,
   if (!count.ok()) co_return count.status();
   StoredFile stored;
   stored.id = file.id();
-  stored.tenant = tenant;
+  stored.tenant = identity.tenant;
   stored.purpose = "batch";
   stored.filename = form.filename();
   stored.bytes = file.bytes();
   stored.lines = count->lines;
   stored.created_unix_seconds = parts.clock->UtcNs() / 1'000'000'000;
-  const absl::Status added = parts.files->Add(stored);
-  if (!added.ok()) co_return added;
-  file.Keep();
-  co_return stored;
+  stored.expires_unix_seconds =
+      parts.files->ExpiryOf(stored.created_unix_seconds, form.expires_seconds());
+  if (!key.empty()) {
+    stored.key.name = key;
+    stored.key.sha256 = file.HashWith(absl::StrCat("\n", form.expires_seconds(), form.filename()));
+  }
+  absl::StatusOr<StoredFile> added = parts.files->Add(stored);
+  *replayed = added.ok() && added->id != stored.id;
+  if (added.ok() && !*replayed) file.Keep();
+  co_return added;
 }
 
 absl::Status TooManyUploads() {
@@ -244,11 +276,13 @@ asio::awaitable<void> UploadFile(const HttpRoutes& routes, HttpExchange& exchang
   if (status.ok() && !place.taken()) status = TooManyUploads();
   HttpReply reply;
   bool broken = false;
+  bool replayed = false;
   if (status.ok()) {
     const absl::StatusOr<StoredFile> stored =
-        co_await Store(parts, identity.tenant, exchange, &broken);
+        co_await Store(parts, identity, exchange, &broken, &replayed);
     status = stored.status();
     if (stored.ok()) reply.body = DumpJson(OpenAiFile(*stored));
+    if (replayed) reply.headers.emplace_back(kReplayedKey, "true");
   }
   CountCall(parts, Method::kFiles, identity, status, received_ns);
   if (broken) {

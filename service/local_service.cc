@@ -55,7 +55,7 @@ absl::StatusOr<std::unique_ptr<LocalService>> LocalService::Load(const ModelOpti
   absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(server_options, service);
   if (!server.ok()) return server.status();
   parts->server = *std::move(server);
-  parts->client = std::make_unique<Client>(parts->server->InProcessChannel(), 0);
+  parts->client = std::make_unique<Client>(parts->server->InProcessChannel(), 0, /*key=*/"");
   return std::unique_ptr<LocalService>(new LocalService(std::move(parts)));
 }
 
@@ -70,7 +70,7 @@ LocalService::~LocalService() {
 Client* LocalService::client() { return parts_->client.get(); }
 
 std::unique_ptr<Client> LocalService::NewClient(double timeout_seconds) {
-  return std::make_unique<Client>(parts_->server->InProcessChannel(), timeout_seconds);
+  return std::make_unique<Client>(parts_->server->InProcessChannel(), timeout_seconds, /*key=*/"");
 }
 
 }  // namespace tuppence

@@ -180,6 +180,7 @@ void Describe(const ModelOptions& options, const Config& config, const MemoryPla
   served.rope_policy = config.long_rope.has_value() ? options.rope_policy : "";
   served.arithmetic_id =
       ArithmeticId(*loaded->backend, device.weights, plan.kv_layout.type, served.rope_policy);
+  served.repeatable = options.deterministic == "on";
   served.weight_bytes = loaded->weights->bytes;
   served.kv_bytes = loaded->cache->bytes();
   loaded->memory_plan = plan.Describe();

@@ -258,13 +258,17 @@ void AddServeFlags(CLI::App& app, ServeOptions* options) {
   table
       .Add("files-dir", &options->files_dir,
            "turns /v1/files and /v1/batches on, and is where their files lie: the one place where "
-           "prompts and answers are written to a disk, because callers upload and download them; "
-           "they stay until their callers delete them")
+           "prompts and answers are written to a disk, because callers upload and download them")
       ->type_name("DIR");
   table
       .AddBytes("files-bytes-max", &options->files_bytes_max,
                 "of all these files together, uploads and results")
       ->check(CLI::Range(uint64_t{1} << 20, uint64_t{1} << 50));
+  table
+      .Add("files-keep-days", &options->files_keep_days,
+           "each file is removed after so long, earlier where its caller asks; 0: when its caller "
+           "deletes it")
+      ->check(CLI::Range(0, 3650));
   table.Group("Cost");
   table
       .Add("price-per-hour", &options->rates.price_per_hour,

@@ -82,6 +82,7 @@ struct ServeOptions {
   std::string files_dir;  // "": no files, no batches over HTTP
   uint64_t files_bytes_max = uint64_t{10} << 30;
   double period_seconds = 60;  // of the books
+  int files_keep_days = 30;    // 0: until they are deleted
   std::string write_trace;     // "": no trace is kept
   double itl_target_ms = 100;  // of running streams; 0: no limit in time
   int64_t conservation_drill_ns = 0;

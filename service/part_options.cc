@@ -4,8 +4,11 @@
 #include <boost/asio/ip/address.hpp>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 namespace tuppence {
 namespace {
@@ -17,6 +20,12 @@ constexpr int64_t kPromptBytesPerToken = 32;
 // What capacity is measured against: where there is no target, the default one.
 double ItlTargetMs(const ServeOptions& options) {
   return options.itl_target_ms > 0 ? options.itl_target_ms : ServeOptions().itl_target_ms;
+}
+
+bool IsLoopback(const std::string& host) {
+  boost::system::error_code error;
+  const auto address = boost::asio::ip::make_address(host, error);
+  return host == "localhost" || (!error && address.is_loopback());
 }
 
 }  // namespace
@@ -78,9 +87,18 @@ HttpServerOptions HttpServerOptionsOf(const ServeOptions& options) {
 
 bool HasPage(const ServeOptions& options) {
   if (options.page != "auto") return options.page == "on";
-  boost::system::error_code error;
-  const auto address = boost::asio::ip::make_address(options.admin_host, error);
-  return !options.keys.empty() || (!error && address.is_loopback());
+  return !options.keys.empty() || IsLoopback(options.admin_host);
+}
+
+std::string OpenAddresses(const ServeOptions& options) {
+  std::vector<std::string> open;
+  const auto add = [&open](const char* flag, const std::string& host) {
+    if (!IsLoopback(host)) open.push_back(absl::StrCat(flag, " ", host));
+  };
+  add("--host", options.host);
+  if (options.http_port >= 0) add("--http-host", options.http_host);
+  if (HasPage(options)) add("--admin-host", options.admin_host);  // whose page asks
+  return absl::StrJoin(open, ", ");
 }
 
 MetricsOptions MetricsOptionsOf(const ServeOptions& options, const ServedModel& model) {
@@ -128,7 +146,8 @@ absl::StatusOr<std::unique_ptr<FileStore>> OpenFiles(const ServeOptions& options
         "--files-dir is for /v1/files and /v1/batches over HTTP, and there is no HTTP door; open "
         "it with --http-port, or leave --files-dir out");
   }
-  return FileStore::Open(options.files_dir, static_cast<int64_t>(options.files_bytes_max));
+  return FileStore::Open(options.files_dir, static_cast<int64_t>(options.files_bytes_max),
+                         int64_t{options.files_keep_days} * 24 * 3600);
 }
 
 }  // namespace tuppence

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "scheduler/admission.h"
@@ -31,6 +32,8 @@ ServerOptions ServerOptionsOf(const ServeOptions& options);
 HttpServerOptions HttpServerOptionsOf(const ServeOptions& options);
 // Whether the admin port has the page to chat on: auto means where no stranger could.
 bool HasPage(const ServeOptions& options);
+// The addresses at which other machines may call, each by its flag; "": none.
+std::string OpenAddresses(const ServeOptions& options);
 MetricsOptions MetricsOptionsOf(const ServeOptions& options, const ServedModel& model);
 // Those that are not the model's.
 void SetEngineOptions(const ServeOptions& options, int64_t started_ns, const RateCard& rate_card,

@@ -46,6 +46,13 @@ void AddRefusal(const Refusal& refusal, const std::string& message, google::rpc:
 
 }  // namespace
 
+absl::Status KeyReused() {
+  return RefusalStatus(absl::StatusCode::kAlreadyExists,
+                       "this idempotency key was used for another request; a key stands for one "
+                       "request: send the same request, or another key",
+                       Because(reason::kKeyReused));
+}
+
 Refusal Because(const char* reason, std::vector<std::pair<std::string, std::string>> metadata) {
   Refusal refusal;
   refusal.reason = reason;

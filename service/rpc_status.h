@@ -44,6 +44,9 @@ inline constexpr char kKeyAnswerGone[] = "IDEMPOTENCY_ANSWER_GONE";  // ALREADY_
 inline constexpr char kKeyInProgress[] = "IDEMPOTENCY_IN_PROGRESS";  // ABORTED
 }  // namespace reason
 
+// ALREADY_EXISTS: what came under an idempotency key before was not this.
+absl::Status KeyReused();
+
 // A refusal that a retry does not help: its reason, and the numbers behind it.
 Refusal Because(const char* reason, std::vector<std::pair<std::string, std::string>> metadata = {});
 

@@ -273,7 +273,12 @@ void TellAddresses(const ServeOptions& options, const std::string& price, const 
         options.http_host, doors.http->port(), tls);
   }
   if (options.keys.empty()) {
-    spdlog::warn("no --keys: whoever reaches these ports may use the service");
+    const std::string open = OpenAddresses(options);
+    if (open.empty()) {
+      spdlog::info("no --keys: nobody needs one, and this machine alone may call");
+    } else {
+      spdlog::warn("no --keys: whoever reaches {} may use the service", open);
+    }
   }
   spdlog::info("admin HTTP on {}:{}: /healthz /readyz /metrics /status", options.admin_host,
                admin.port());
@@ -282,8 +287,8 @@ void TellAddresses(const ServeOptions& options, const std::string& price, const 
   }
   spdlog::info("{}", price);
   if (!options.files_dir.empty()) {
-    spdlog::info("files and batches: {}, at most {} bytes", options.files_dir,
-                 options.files_bytes_max);
+    spdlog::info("files and batches: {}, at most {} bytes, {} days (0: any time)",
+                 options.files_dir, options.files_bytes_max, options.files_keep_days);
   }
   spdlog::info("usage store: {}", options.usage_store.empty()
                                       ? "none; --usage-store FILE keeps the books"

@@ -35,6 +35,7 @@ struct ServedModel {
   std::string kv_type;
   std::string backend;
   std::string arithmetic_id;
+  bool repeatable = true;  // the same request has the same answer, whatever shares its batch
   std::string kernels;
   std::string rope_policy;  // "" without LongRoPE
   int64_t weight_bytes = 0;

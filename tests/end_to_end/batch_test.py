@@ -1,7 +1,7 @@
 """`tuppence batch` against a running service, killed (kill -9) again and again, the command and the
-service in turn, at random moments, and started again. Afterwards each line is in the output once,
-each answer's request is in the books once and costs there what the output says, and the answers are
-those that an undisturbed run gives.
+service in turn, at random moments, and started again. Afterwards each line is in the output once and in the
+books once, costs there what the output says, and the answers are those that an undisturbed run
+gives. The service asks for keys.
 
     python3 tests/end_to_end/batch_test.py build/cpu [KILLS=12] [SEED]
 """
@@ -44,11 +44,12 @@ def write_input(path):
 
 def command(binary, service, source, target, *flags):
     return [binary, "batch", str(source), str(target), "--address", f"127.0.0.1:{service.port}",
-            "--concurrency", "8", "--patience", "60", *flags]
+            "--concurrency", "8", "--patience", "60", "--key", service.key, *flags]
 
 
-def run_to_the_end(command_line):
-    return subprocess.run(command_line, capture_output=True, text=True, timeout=120)
+def run_to_the_end(command_line, **environment):
+    return subprocess.run(command_line, capture_output=True, text=True, timeout=120,
+                          env={**os.environ, **environment})
 
 
 def answers_of(path):
@@ -84,16 +85,61 @@ def check_answers(by_id, refused):
     assert by_id["q31"]["answer"] == text_of(by_id["q31"])
 
 
+def name_of(line):
+    return line["id"].replace("_req_", "-").replace("_", "-")
+
+
 def check_books(store, by_id):
-    rows = {row[0]: row[1:] for row in rows_of(
-        store, "SELECT request_id, caller_id, cost_nanousd, code FROM requests")}
-    for line in by_id.values():
-        if line["response"]["status_code"] != 200:
-            continue
-        caller_id, cost_nanousd, code = rows[line["response"]["request_id"]]
-        assert code == 0 and cost_nanousd == line["response"]["body"]["usage"]["cost_nanousd"]
-        assert caller_id == line["id"].replace("_req_", "-").replace("_", "-"), (caller_id, line["id"])
-    return sum(code == 0 for _, _, code in rows.values())
+    """From the output to the books, and from the books to the output."""
+    rows = rows_of(store, "SELECT caller_id, request_id, cost_nanousd, code, replay_of FROM requests")
+    billed = {}
+    for name, request_id, cost_nanousd, code, replay_of in rows:
+        if code == 0 and replay_of is None:
+            assert name not in billed, f"{name} was answered and billed twice"
+            billed[name] = (request_id, cost_nanousd)
+        assert replay_of is None or cost_nanousd == 0, (name, cost_nanousd)
+    answered = [line for line in by_id.values() if line["response"]["status_code"] == 200]
+    for line in answered:
+        usage = line["response"]["body"]["usage"]
+        assert billed.pop(name_of(line)) == (line["response"]["request_id"], usage["cost_nanousd"])
+    assert not billed, "in the books and not in the output"
+    return sum(replay_of is not None for _, _, _, _, replay_of in rows)
+
+
+def answered_and_not_written(service, store, line, target):
+    """As a kill leaves it between the last token and the disk, and as another does when the service
+    died too: the same answers again, at the first one's cost, out of memory and made anew."""
+    whole = target.read_text().splitlines(keepends=True)
+    before = answers_of(target)
+    for restart in (False, True):
+        if restart:
+            service.stop()
+            service.start()
+            service.wait_ready()
+        target.write_text("".join(whole[:-7]) + whole[-7][:100])
+        assert run_to_the_end(line).returncode == 2
+        after = answers_of(target)
+        for custom_id, one in before.items():
+            if one["response"]["status_code"] != 200:
+                continue
+            assert text_of(after[custom_id]) == text_of(one), custom_id
+            assert after[custom_id]["response"]["request_id"] == one["response"]["request_id"]
+        remade = check_books(store, after)
+    assert remade > 0, "after a restart answers are made again"
+    return remade
+
+
+def keys_asked_for(binary, service, folder):
+    """Without a key nothing is begun that a key would not go on with; TUPPENCE_KEY is one too."""
+    source, target = folder / "keys.jsonl", folder / "keys.out"
+    source.write_text(json.dumps(question(1)))
+    line = command(binary, service, source, target)
+    line = line[:line.index("--key")]
+    refused = run_to_the_end(line)
+    assert refused.returncode == 1 and "key" in refused.stderr, refused.stderr
+    assert target.read_text() == ""
+    assert run_to_the_end(line, TUPPENCE_KEY=service.key).returncode == 0
+    assert answers_of(target)["q1"]["response"]["status_code"] == 200
 
 
 def disturb(service, run, draw):
@@ -169,10 +215,14 @@ def main():
     kills, draw = kills_asked_for(12)
     with temporary_folder() as name, contextlib.ExitStack() as stack:
         folder = pathlib.Path(name)
-        store = folder / "usage.db"
+        store, keys = folder / "usage.db", folder / "keys.json"
+        key = subprocess.run([binary, "key", "add", str(keys), "--tenant", "shop"], check=True,
+                             capture_output=True, text=True).stdout.strip()
         model = str(root / "deploy/demo_model/checkpoint")
         service = Service(binary, folder, "batch", model, "--price-per-hour", "0.526",
-                          "--kv-memory", "32M", "--threads", "1", "--usage-store", str(store))
+                          "--kv-memory", "32M", "--threads", "1", "--usage-store", str(store),
+                          "--keys", str(keys))
+        service.key = key
         stack.callback(lambda: service.process.kill())
         service.wait_ready()
         source, target = folder / "in.jsonl", folder / "out.jsonl"
@@ -187,9 +237,10 @@ def main():
         assert f"answered {LINES - len(refused)}, refused {len(refused)} of {LINES} lines" in done.stdout
         by_id = answers_of(target)
         check_answers(by_id, refused)
-        completed = check_books(store, by_id)
+        check_books(store, by_id)
         again = run_to_the_end(line)
         assert again.returncode == 2 and again.stdout == done.stdout, "a job that is done stays done"
+        remade = answered_and_not_written(service, store, line, target)
         # The same through a model loaded here: the same answers, and a reference price.
         local = folder / "local.jsonl"
         here = run_to_the_end([binary, "batch", str(source), str(local), "--model", model,
@@ -201,11 +252,12 @@ def main():
         for custom_id, one in by_id.items():
             if one["response"]["status_code"] == 200 and custom_id != "q29":
                 assert text_of(alone[custom_id]) == text_of(one), custom_id
+        keys_asked_for(binary, service, folder)
         bad_inputs(binary, service, folder)
         full_disk(binary, service, folder)
         service.stop()
     print(f"{killed} kills: {LINES} lines once in the output, {LINES - len(refused)} answers once in "
-          f"the books, {completed - (LINES - len(refused))} asked again")
+          f"the books, {remade} made again at no cost")
     print(done.stdout)
 
 

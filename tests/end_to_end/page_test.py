@@ -1,5 +1,6 @@
-"""The page of the admin port in headless Chromium: asks, watches the cost count up and stand as it is in the books, stops an answer by
-the Escape key, by keyboard alone, and asks nothing of any other site. Screenshots go to build/cpu/page-{light,dark,narrow}.png.
+"""The page of the admin port in headless Chromium: asks, watches cost and speed count and the cost stand as it is in the books, stops an
+answer by the Escape key, by keyboard alone, shows a key where one is asked for, and asks nothing of any other site. Screenshots go to
+build/cpu/page-{light,dark,narrow}.png; README.md shows the light one, deploy/examples/page.png.
 
     python3 tests/end_to_end/page_test.py build/cpu
 """
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.error
 
 from selenium import webdriver
@@ -107,6 +109,7 @@ def ask(browser, question):
 def answers_with_its_price(browser, service):
     wait_for("the page shows the machine's state", lambda: text(browser, "ready") == "ready", 30)
     wait_for("the machine at rest, with its price", lambda: text(browser, "running") == "0" and text(browser, "rate") == "0.500", 30)
+    assert text(browser, "waiting") == "0" and re.fullmatch(r"\d+ %", text(browser, "kv")), (text(browser, "waiting"), text(browser, "kv"))
     browser.find_element(By.TAG_NAME, "summary").click()
     browser.find_element(By.ID, "system").send_keys(record)
     browser.find_element(By.TAG_NAME, "summary").click()
@@ -123,6 +126,39 @@ def answers_with_its_price(browser, service):
     wait_for("the idle share, which two looks at the state make", lambda: text(browser, "idle").endswith("%"), 30)
     assert browser.execute_script("return document.activeElement.id") == "question", "the next question cannot be typed at once"
     assert said in browser.find_element(By.ID, "announce").get_attribute("textContent"), "a screen reader is not told"
+
+
+def counts_tokens_live(browser, service):
+    """The service runs in short pulses, so that an answer takes as long as it takes to look at the page."""
+    def pulse():
+        service.process.send_signal(signal.SIGCONT)
+        time.sleep(0.004)
+        service.process.send_signal(signal.SIGSTOP)
+        time.sleep(0.15)  # longer than the page takes to show anew
+        return text(browser, "speed").startswith("≈")
+    service.process.send_signal(signal.SIGSTOP)
+    ask(browser, "Where is my order 48213?")
+    wait_for("the speed of an answer that is not whole", pulse, 60)
+    assert float(text(browser, "speed").removeprefix("≈ ")) > 0 and text(browser, "tokens").startswith("≈ "), text(browser, "tokens")
+    service.process.send_signal(signal.SIGCONT)
+    wait_for("the answer is whole", lambda: text(browser, "cost-note") == "As it stands in the books.", 30)
+    assert not text(browser, "speed").startswith("≈")
+
+
+def shows_a_key(browser, service, key):
+    browser.get(service.site)
+    wait_for("the page shows the machine's state without a key", lambda: text(browser, "ready") == "ready", 30)
+    ask(browser, "Where is my order 48213?")
+    wait_for("the page says that a key is missing", lambda: "key" in text(browser, "problem"), 30)
+    field = browser.find_element(By.ID, "key")
+    assert field.is_displayed() and field.get_attribute("type") == "password", "where to put it is to be seen, and the key is not"
+    field.send_keys(key)
+    browser.find_element(By.ID, "question").send_keys(Keys.ENTER)  # what was asked is still there
+    wait_for("an answer with the key", lambda: text(browser, "cost-note") == "As it stands in the books.", 30)
+    assert text(browser, "problem") == ""
+    wait_for("the answer is in the books of the key's tenant", lambda: [row["tenant"] for row in service.rows()] == ["shop"], 30)
+    stored = browser.execute_script("return JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href])")
+    assert stored == json.dumps([{}, {}, "", service.site + "/"], separators=(",", ":")), stored
 
 
 def stops_by_escape(browser, service):
@@ -167,6 +203,7 @@ with tempfile.TemporaryDirectory() as folder:
                 answers_with_its_price(browser, service)
                 is_usable_by_all(browser, scheme)
                 browser.save_screenshot(str(build / f"page-{scheme}.png"))
+                counts_tokens_live(browser, service)
                 stops_by_escape(browser, service)
                 fits_a_narrow_screen(browser)
                 browser.save_screenshot(str(build / "page-narrow.png"))
@@ -174,6 +211,15 @@ with tempfile.TemporaryDirectory() as folder:
             finally:
                 browser.quit()
             print(f"  {scheme}: answered with the price that is in the books, stopped by Escape, asked nobody else")
+    keys = pathlib.Path(folder) / "keys.json"
+    key = subprocess.run([program, "key", "add", keys, "--tenant", "shop"], check=True, text=True, capture_output=True).stdout.strip()
+    with Service(folder, root / "deploy" / "demo_model" / "checkpoint", "--keys", keys) as service:
+        browser = open_browser("light")
+        try:
+            shows_a_key(browser, service, key)
+        finally:
+            browser.quit()
+        print("  keys: asked for, shown, in nobody's memory but the page's")
     with Service(folder, "null", "--page", "off") as service:
         body = get(service.site + "/")
         assert "<html" not in body and "/status" in body, body

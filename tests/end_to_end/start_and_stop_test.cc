@@ -154,6 +154,15 @@ TEST(StartTest, CheckFindsWhatWouldKeepServeFromStarting) {
   }
 }
 
+TEST(StartTest, WithoutKeysItSaysWhoMayCall) {
+  ServiceProcess own("null", {"--http-port", "0"});
+  ASSERT_TRUE(own.ready()) << own.Story();
+  EXPECT_THAT(own.Story(), HasSubstr("no --keys: nobody needs one, and this machine alone may"));
+  ServiceProcess open("null", {"--host", "0.0.0.0"});
+  ASSERT_TRUE(open.ready()) << open.Story();
+  EXPECT_THAT(open.Story(), HasSubstr("no --keys: whoever reaches --host 0.0.0.0 may use"));
+}
+
 TEST(StopTest, SigtermDrainsWhatRunsAndExitsZero) {
   ServiceProcess service(kDemoModel);
   ASSERT_TRUE(service.ready()) << service.Story();

@@ -264,17 +264,21 @@ TEST(AnswerKeysOfTheBooksTest, WhatTheBooksAloneRememberIsMadeAgainAtNoPrice) {
 }
 
 TEST(AnswerKeysOfTheBooksTest, AnAnswerThatCannotBeMadeAgainSaysSo) {
-  for (const bool limited : {true, false}) {
+  for (const std::string why : {"max_cost_nanousd", "another-arithmetic", "--deterministic off"}) {
     HarnessOptions options = WithTenants();
-    options.usage_store =
-        limited ? StoreWithKey(Unseeded(), FinishReason::kCostLimit)
-                : StoreWithKey(Unseeded(), FinishReason::kLength, "another-arithmetic");
+    options.usage_store = StoreWithKey(
+        Unseeded(), why == "max_cost_nanousd" ? FinishReason::kCostLimit : FinishReason::kLength,
+        why == "another-arithmetic" ? why : "");
     ServiceHarness service(options);
+    service.model.repeatable = why != "--deterministic off";
     const auto gone = service.Generate(Unseeded(), Keyed("k"));
     EXPECT_EQ(gone->Wait().code, kAlreadyExists);
     EXPECT_EQ(gone->Wait().reason, "IDEMPOTENCY_ANSWER_GONE");
-    EXPECT_THAT(gone->Wait().message,
-                HasSubstr(limited ? "max_cost_nanousd" : "another-arithmetic"));
+    EXPECT_THAT(gone->Wait().message, HasSubstr(why));
+    const auto other = service.Generate(Unseeded(), Keyed("another"));
+    ASSERT_EQ(other->Wait().code, kOk);
+    EXPECT_EQ(service.Generate(Unseeded(), Keyed("another"))->token_ids(), other->token_ids())
+        << "what is in memory needs not be made again";
   }
 }
 

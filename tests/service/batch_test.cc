@@ -174,6 +174,25 @@ TEST_F(BatchTest, ALineThatCannotBeAskedSaysWhy) {
   }
 }
 
+TEST_F(BatchTest, ALinesOwnFieldsAreKnownToAStrictService) {
+  const std::string line = R"({"custom_id": "a", "method": "POST", "url": "/v1/completions",
+      "expected": "x", "reference_answer": "y", "body": {"prompt": "p"}, )";
+  BatchReading reading;
+  for (const bool strict : {false, true}) {
+    reading.limits.strict = strict;
+    const BatchLine known = {.number = 1,
+                             .text = absl::StrCat(line.substr(0, line.rfind(',')), "}")};
+    EXPECT_TRUE(ReadBatchLine(known, reading).ok());
+    const absl::Status status =
+        ReadBatchLine({.number = 1, .text = absl::StrCat(line, "\"Expected\": \"x\"}")}, reading)
+            .status();
+    EXPECT_EQ(status.ok(), !strict);
+    if (strict) {
+      EXPECT_THAT(std::string(status.message()), HasSubstr("Expected is not known"));
+    }
+  }
+}
+
 TEST_F(BatchTest, AnAnswerIsPutTogetherFromItsMessages) {
   const auto ask = ReadBatchLine(
       {.number = 1, .text = R"({"custom_id": "a", "url": "/v1/completions", "expected": "abc",
@@ -301,6 +320,63 @@ TEST_F(BatchTest, TotalsAreTheJobsAndSayWhatTheModelGotRight) {
   EXPECT_EQ(FormatProgress(half, 200),
             "[============            ] 4/8, 1 refused, 10 tokens/s, 0.0000006 USD, 8 s left");
   EXPECT_EQ(FormatProgress(half, 10).size(), 10u);
+}
+
+// Answers in the end; before that what `first` says, a status for each call.
+class FakeAsker final : public BatchAsker {
+ public:
+  FakeAsker(std::vector<absl::Status> first, std::vector<std::string>* names)
+      : first_(std::move(first)), names_(*names) {}
+
+  absl::Status Ask(const BatchAsk&, const std::string& name, BatchAnswer* answer) override {
+    names_.push_back(name);
+    if (names_.size() <= first_.size()) return first_[names_.size() - 1];
+    answer->Begin({.request_id = "id", .model = "demo"});
+    StreamDelta delta;
+    delta.choices.resize(1);
+    delta.choices[0].finish_reason = FinishReason::kStop;
+    delta.end.emplace();
+    answer->Add(std::move(delta));
+    return absl::OkStatus();
+  }
+  absl::Status FindBooked(const std::string&, BookedAnswer*) override {
+    return absl::NotFoundError("no books");
+  }
+
+ private:
+  const std::vector<absl::Status> first_;
+  std::vector<std::string>& names_;
+};
+
+TEST_F(BatchTest, ALineAskedBeforeAKillIsAskedAgainUnderItsNameUntilItIsAnswered) {
+  Write(input_, R"({"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "p"}})");
+  Refusal in_progress = Because(reason::kKeyInProgress);
+  in_progress.retry_after_ms = 1;
+  const std::vector<absl::Status> first = {
+      RefusalStatus(absl::StatusCode::kAborted, "still being answered", in_progress),
+      RefusalStatus(absl::StatusCode::kAlreadyExists, "gone", Because(reason::kKeyAnswerGone))};
+  std::vector<std::string> names, lines;
+  BatchTotals totals;
+  BatchRunOptions options;
+  options.job_id = "j";
+  options.concurrency = 1;
+  BatchRunner runner(
+      options,
+      [&]() -> absl::StatusOr<std::unique_ptr<BatchAsker>> {
+        return std::make_unique<FakeAsker>(first, &names);
+      },
+      [&](const std::string& line, bool) {
+        lines.push_back(line);
+        return absl::OkStatus();
+      },
+      &totals);
+  auto input = BatchInput::Open(input_);
+  ASSERT_TRUE(input.ok());
+  EXPECT_TRUE(runner.Run(&*input, {}).ok());
+  EXPECT_THAT(names, ElementsAre("batch-j-1", "batch-j-1", "batch-j-1-2"))
+      << "as new only once the first answer cannot be had again";
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_EQ(Json::parse(lines[0])["response"]["status_code"], 200);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/chat_template.h"
+#include "service/part_options.h"
 
 namespace tuppence {
 namespace {
@@ -53,6 +54,8 @@ class OptionsTest : public ::testing::Test {
 TEST_F(OptionsTest, DefaultsListenOnLoopbackOnly) {
   EXPECT_EQ(Parse({}), "");
   EXPECT_EQ(options_.host, "127.0.0.1");
+  EXPECT_EQ(options_.http_host, "127.0.0.1");
+  EXPECT_EQ(options_.http_port, -1) << "no HTTP door unless asked for";
   EXPECT_EQ(options_.admin_host, "127.0.0.1");
   EXPECT_EQ(options_.port, 8033);
   EXPECT_EQ(options_.admin_port, 8034);
@@ -65,6 +68,21 @@ TEST_F(OptionsTest, EveryPublishedChatTemplateCanBeChosen) {
   }
   EXPECT_EQ(Parse({"--chat-template", "none"}), "");
   EXPECT_THAT(Parse({"--chat-template", "phi-3"}), HasSubstr("phi-3-mini"));
+}
+
+TEST_F(OptionsTest, AddressesThatOtherMachinesReachAreNamed) {
+  ServeOptions options;
+  EXPECT_EQ(OpenAddresses(options), "");
+  options.http_host = "0.0.0.0";
+  EXPECT_EQ(OpenAddresses(options), "") << "that door is shut";
+  options.http_port = 8000;
+  EXPECT_EQ(OpenAddresses(options), "--http-host 0.0.0.0");
+  options.host = "::1";
+  options.admin_host = "10.0.0.7";
+  EXPECT_EQ(OpenAddresses(options), "--http-host 0.0.0.0") << "the page is not there then";
+  options.page = "on";
+  options.host = "localhost";
+  EXPECT_EQ(OpenAddresses(options), "--http-host 0.0.0.0, --admin-host 10.0.0.7");
 }
 
 TEST_F(OptionsTest, FlagWinsOverVariableAndVariableOverFile) {

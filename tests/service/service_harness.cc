@@ -114,7 +114,8 @@ ServiceHarness::ServiceHarness(HarnessOptions options)
   }
   engine.Start();
   if (!options.files_dir.empty()) {
-    files = FileStore::Open(options.files_dir, options.files_bytes_max).value();
+    files = FileStore::Open(options.files_dir, options.files_bytes_max, options.files_keep_seconds)
+                .value();
     jobs = BatchJobs::Start(options.jobs, parts, files.get()).value();
     parts.files = files.get();
     parts.jobs = jobs.get();

@@ -70,6 +70,7 @@ struct HarnessOptions {
   std::string usage_store;     // of another process, as it were; "": none
   std::string files_dir;       // "": no files, no batches
   int64_t files_bytes_max = int64_t{1} << 30;
+  int64_t files_keep_seconds = 0;  // 0: until they are deleted
   BatchJobsOptions jobs;
   std::string chat_template = "auto";  // "none": text without chat
 
