@@ -315,11 +315,10 @@ TEST_F(BothDoorsTest, C12B8FieldsThatAreRefusedAlwaysAndUnknownOnesWhereStrict) 
   in_message["messages"][0]["frobnicate"] = 1;
   in_part["messages"][0]["content"] = {{{"type", "text"}, {"text", "hi"}, {"frobnicate", 1}}};
   in_options["stream_options"] = {{"include_usage", nullptr}, {"frobnicate", true}};
-  const std::pair<Json, const char*> kUnknown[] = {
-      {unknown, "frobnicate"},
-      {in_message, "messages[0].frobnicate"},
-      {in_part, "messages[0].content[0].frobnicate"},
-      {in_options, "stream_options.frobnicate"}};
+  const std::pair<Json, const char*> kUnknown[] = {{unknown, "frobnicate"},
+                                                   {in_message, "messages[0].frobnicate"},
+                                                   {in_part, "messages[0].content[0].frobnicate"},
+                                                   {in_options, "stream_options.frobnicate"}};
   for (const auto& [body, param] : kUnknown) {
     EXPECT_EQ(Post(body.dump()).status, 200) << param;
     const HttpAnswer refused = Ask(strict.http->port(), "POST", kChat, body.dump());
