@@ -177,17 +177,46 @@ absl::StatusOr<BatchCount> CheckContent(FileOnItsWay* file) {
                        Because(reason::kMalformedMessage));
 }
 
-// On a thread of its own, for it is slow and the connection's thread has others to serve.
-asio::awaitable<absl::StatusOr<BatchCount>> CheckAside(FileOnItsWay* file, HttpExchange& exchange) {
+// The whole content into a file of the tenant's. *replayed: its key made it before.
+absl::StatusOr<StoredFile> Keep(const ServiceParts& parts, const CallIdentity& identity,
+                                const UploadForm& form, FileOnItsWay* file, bool* replayed) {
+  const absl::StatusOr<BatchCount> count = CheckContent(file);
+  if (!count.ok()) return count.status();
+  StoredFile stored;
+  stored.id = file->id();
+  stored.tenant = identity.tenant;
+  stored.purpose = "batch";
+  stored.filename = form.filename();
+  stored.bytes = file->bytes();
+  stored.lines = count->lines;
+  stored.created_unix_seconds = parts.clock->UtcNs() / 1'000'000'000;
+  stored.expires_unix_seconds =
+      parts.files->ExpiryOf(stored.created_unix_seconds, form.expires_seconds());
+  if (const std::string& key = identity.idempotency_key; !key.empty()) {
+    stored.key.name = key;
+    stored.key.sha256 = file->HashWith(absl::StrCat("\n", form.expires_seconds(), form.filename()));
+  }
+  absl::StatusOr<StoredFile> added = parts.files->Add(stored);
+  *replayed = added.ok() && added->id != stored.id;
+  if (added.ok() && !*replayed) file->Keep();
+  return added;
+}
+
+// On a thread of its own, for it waits for the disk and the connection's thread has others to
+// serve.
+asio::awaitable<absl::StatusOr<StoredFile>> KeepAside(const ServiceParts& parts,
+                                                      const CallIdentity& identity,
+                                                      const UploadForm& form, FileOnItsWay* file,
+                                                      HttpExchange& exchange, bool* replayed) {
   const auto done = std::make_shared<Signal>(exchange.executor());
-  absl::StatusOr<BatchCount> count = absl::UnknownError("");
+  absl::StatusOr<StoredFile> kept = absl::UnknownError("");
   std::thread aside([&, done] {
-    count = CheckContent(file);
+    kept = Keep(parts, identity, form, file, replayed);
     asio::post(exchange.executor(), [done] { done->Set(); });
   });
   co_await done->Wait();
   aside.join();
-  co_return count;
+  co_return kept;
 }
 
 // The body into the form. *broken: it broke off, and the connection answers for itself.
@@ -207,7 +236,7 @@ asio::awaitable<absl::Status> ReadForm(const std::string& boundary, UploadForm* 
   co_return whole.ok() ? form->Check() : whole;
 }
 
-// From the body's first byte to a file of the tenant's. *replayed: its key made it before.
+// From the body's first byte to a file of the tenant's.
 asio::awaitable<absl::StatusOr<StoredFile>> Store(const ServiceParts& parts,
                                                   const CallIdentity& identity,
                                                   HttpExchange& exchange, bool* broken,
@@ -215,31 +244,11 @@ asio::awaitable<absl::StatusOr<StoredFile>> Store(const ServiceParts& parts,
   const absl::StatusOr<std::string> boundary =
       MultipartReader::BoundaryOf(HeaderOf(exchange.request(), "Content-Type").value);
   if (!boundary.ok()) co_return boundary.status();
-  const std::string& key = identity.idempotency_key;
-  FileOnItsWay file(parts.files, /*hashed=*/!key.empty());
+  FileOnItsWay file(parts.files, /*hashed=*/!identity.idempotency_key.empty());
   UploadForm form(&file);
   const absl::Status read = co_await ReadForm(*boundary, &form, exchange, broken);
   if (!read.ok()) co_return read;
-  const absl::StatusOr<BatchCount> count = co_await CheckAside(&file, exchange);
-  if (!count.ok()) co_return count.status();
-  StoredFile stored;
-  stored.id = file.id();
-  stored.tenant = identity.tenant;
-  stored.purpose = "batch";
-  stored.filename = form.filename();
-  stored.bytes = file.bytes();
-  stored.lines = count->lines;
-  stored.created_unix_seconds = parts.clock->UtcNs() / 1'000'000'000;
-  stored.expires_unix_seconds =
-      parts.files->ExpiryOf(stored.created_unix_seconds, form.expires_seconds());
-  if (!key.empty()) {
-    stored.key.name = key;
-    stored.key.sha256 = file.HashWith(absl::StrCat("\n", form.expires_seconds(), form.filename()));
-  }
-  absl::StatusOr<StoredFile> added = parts.files->Add(stored);
-  *replayed = added.ok() && added->id != stored.id;
-  if (added.ok() && !*replayed) file.Keep();
-  co_return added;
+  co_return co_await KeepAside(parts, identity, form, &file, exchange, replayed);
 }
 
 absl::Status TooManyUploads() {
