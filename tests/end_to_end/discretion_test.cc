@@ -89,11 +89,20 @@ TEST(DiscretionTest, NoOutboundConnectionAndNothingWrittenToDisk) {
   const TemporaryFolder folder;
   const std::string trace_path = folder.path() + "/trace";
   ServiceProcess service(
-      kDemoModel, {},
+      kDemoModel, {"--http-port", "0"},
       {"strace", "-f", "-qq", "-y", "-s", "4096", "-o", trace_path, "-e",
        "trace=connect,sendto,sendmsg,open,openat,creat,rename,write,writev,pwrite64,mkdir,link"});
   ASSERT_TRUE(service.ready()) << service.Story();
   UseTheService(&service);
+  // C13: what an address in a request points to is nobody's to fetch.
+  for (const char* url :
+       {"http://169.254.169.254/latest", "https://example.com/a.png", "file:///etc/passwd"}) {
+    const std::string part = std::string(R"({"type":"image_url","image_url":{"url":")") + url;
+    EXPECT_THAT(
+        service.HttpStatus("/v1/chat/completions",
+                           R"({"messages":[{"role":"user","content":[)" + part + "\"}}]}]}"),
+        HasSubstr(" 400 "));
+  }
   kill(service.server_pid(), SIGTERM);
   ASSERT_TRUE(service.process().Wait(30).has_value());
   const std::string trace = ReadFile(trace_path);
