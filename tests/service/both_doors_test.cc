@@ -307,10 +307,9 @@ TEST_F(BothDoorsTest, C3ValuesOfTheWrongType) {
 }
 
 TEST_F(BothDoorsTest, C12B8FieldsThatAreRefusedAlwaysAndUnknownOnesWhereStrict) {
-  for (const char* name :
-       {"chat_template", "chat_template_kwargs", "kv_transfer_params", "prompt_embeds",
-        "cache_salt", "tenant", "tenant_id", "price", "cost", "usage", "prompt_tokens",
-        "completion_tokens"}) {
+  for (const char* name : {"chat_template", "chat_template_kwargs", "kv_transfer_params",
+                           "prompt_embeds", "cache_salt", "tenant", "tenant_id", "price", "cost",
+                           "usage", "prompt_tokens", "completion_tokens"}) {
     Json body = GoodBody();
     body[name] = {{"a", 1}};
     ExpectRefused(body.dump(), "is never taken from a request");
@@ -327,11 +326,10 @@ TEST_F(BothDoorsTest, C12B8FieldsThatAreRefusedAlwaysAndUnknownOnesWhereStrict) 
   in_message["messages"][0]["frobnicate"] = 1;
   in_part["messages"][0]["content"] = {{{"type", "text"}, {"text", "hi"}, {"frobnicate", 1}}};
   in_options["stream_options"] = {{"include_usage", nullptr}, {"frobnicate", true}};
-  const std::pair<Json, const char*> kUnknown[] = {
-      {unknown, "frobnicate"},
-      {in_message, "messages[0].frobnicate"},
-      {in_part, "messages[0].content[0].frobnicate"},
-      {in_options, "stream_options.frobnicate"}};
+  const std::pair<Json, const char*> kUnknown[] = {{unknown, "frobnicate"},
+                                                   {in_message, "messages[0].frobnicate"},
+                                                   {in_part, "messages[0].content[0].frobnicate"},
+                                                   {in_options, "stream_options.frobnicate"}};
   for (const auto& [body, param] : kUnknown) {
     EXPECT_EQ(Post(body.dump()).status, 200) << param;
     const HttpAnswer refused = Ask(strict.http->port(), "POST", kChat, body.dump());

@@ -84,7 +84,8 @@ TEST_F(HttpBadInputsTest, C3MinusZeroIsZero) {
   const auto with = [&](const char* field) {
     return Post(
         kChat,
-        absl::StrCat(R"({"messages":[{"role":"user","content":"x"}],"max_tokens":4,"seed":7,)", field, "}"));
+        absl::StrCat(R"({"messages":[{"role":"user","content":"x"}],"max_tokens":4,"seed":7,)",
+                     field, "}"));
   };
   EXPECT_EQ(with(R"("temperature":-0)").json()["choices"],
             with(R"("temperature":0)").json()["choices"]);
