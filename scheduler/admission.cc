@@ -32,6 +32,7 @@ struct AdmissionHold::Books {
     std::atomic<int64_t> refused_global = 0;
     std::atomic<int64_t> refused_tenant = 0;
   } shown;
+
   // Whether so much would fit, and if not, the refusal, which is counted.
   absl::Status Judge(const AdmissionLimits& limits, const std::string& tenant,
                      int64_t prompt_tokens) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);

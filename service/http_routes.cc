@@ -152,8 +152,10 @@ std::string FormFault(const HttpHeader& header) {
       })) {
     return "the Host field holds a character that no host's name has";
   }
-  if (header.count(http::field::content_length) > 1) {
-    return "the request needs at most one Content-Length field";
+  // Also where they agree, and as one list of equal numbers, which the parser takes.
+  if (header.count(http::field::content_length) > 1 ||
+      View(header[http::field::content_length]).find(',') != std::string_view::npos) {
+    return "the request needs at most one Content-Length field, with one number";
   }
   if (header.count(http::field::transfer_encoding) > 1) {
     return "the request needs at most one Transfer-Encoding field";

@@ -366,6 +366,9 @@ OpenAiAsk ReadOpenAiObject(OpenAiKind kind, const Json& body, const CallLimits& 
       read(value, name.c_str(), &asked);
     }
   }
+  if (kind == OpenAiKind::kDetokenize && body.value("tokens", Json()).is_null()) {
+    asked.read.Refuse("tokens", "is missing; give a list of token ids");
+  }
   Settle(&asked);
   return std::move(asked.out);
 }

@@ -94,6 +94,15 @@ TEST(DiscretionTest, NoOutboundConnectionAndNothingWrittenToDisk) {
                           "writev,pwrite64,mkdir,link"});
   ASSERT_TRUE(service.ready()) << service.Story();
   UseTheService(&service);
+  // C13: what an address in a request points to is nobody's to fetch.
+  for (const char* url :
+       {"http://169.254.169.254/latest", "https://example.com/a.png", "file:///etc/passwd"}) {
+    const std::string part = std::string(R"({"type":"image_url","image_url":{"url":")") + url;
+    EXPECT_THAT(
+        service.HttpStatus("/v1/chat/completions",
+                           R"({"messages":[{"role":"user","content":[)" + part + "\"}}]}]}"),
+        HasSubstr(" 400 "));
+  }
   kill(service.server_pid(), SIGTERM);
   ASSERT_TRUE(service.process().Wait(30).has_value());
   const std::string trace = ReadFile(trace_path);

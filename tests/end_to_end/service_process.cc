@@ -13,14 +13,13 @@ namespace {
 
 constexpr double kStartSeconds = 60;  // of a machine that is busy with other builds
 
-std::string HttpStatusLine(int port, const std::string& path) {
+std::string HttpStatusLine(int port, const std::string& question) {
   const int connection = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address = {};
   address.sin_family = AF_INET;
   address.sin_port = htons(static_cast<uint16_t>(port));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   std::string answer;
-  const std::string question = "GET " + path + " HTTP/1.0\r\nHost: localhost\r\n\r\n";
   if (connect(connection, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0 &&
       write(connection, question.data(), question.size()) ==
           static_cast<ssize_t>(question.size())) {
@@ -77,7 +76,16 @@ std::unique_ptr<Client> ServiceProcess::MakeClient(double timeout_seconds) const
 
 std::string ServiceProcess::AdminStatus(const std::string& path) const {
   const int port = PortAfter("admin HTTP on 127.0.0.1:");
-  return port == 0 ? "" : HttpStatusLine(port, path);
+  return port == 0 ? ""
+                   : HttpStatusLine(port, "GET " + path + " HTTP/1.0\r\nHost: localhost\r\n\r\n");
+}
+
+std::string ServiceProcess::HttpStatus(const std::string& path, const std::string& body) const {
+  return HttpStatusLine(PortAfter("OpenAI-compatible HTTP on 127.0.0.1:"),
+                        "POST " + path +
+                            " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                            "Content-Type: application/json\r\nContent-Length: " +
+                            std::to_string(body.size()) + "\r\n\r\n" + body);
 }
 
 std::string ServiceProcess::admin_address() const {

@@ -37,6 +37,8 @@ class ServiceProcess {
 
   // The status line of GET `path` on the admin port; "" when nobody answers.
   std::string AdminStatus(const std::string& path) const;
+  // The same of POST on the OpenAI port, with a body of JSON.
+  std::string HttpStatus(const std::string& path, const std::string& body) const;
 
  private:
   int PortAfter(const std::string& words) const;

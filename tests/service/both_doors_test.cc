@@ -55,6 +55,7 @@ std::vector<Row> Rows() {
                            SAMPLING(n, 9),
                            SAMPLING(n, 1000000),
                            SAMPLING(n, kHighest),
+                           SAMPLING(n, kLowest),
                            SAMPLING(max_tokens, 0),
                            SAMPLING(max_tokens, -1),
                            SAMPLING(min_tokens, 5),
@@ -158,6 +159,16 @@ std::vector<Row> Rows() {
                   [](auto& r) { SetContent(r, std::string(1 << 20, 'A')); },
                   [](Json& b) { SetContent(b, std::string(1 << 20, 'A')); }, kInvalidArgument,
                   "chat", "messages"});
+  for (const char* unit : {" ", "\n", "\xE4\xB8\xAD", "e\xCC\x81"}) {
+    std::string text = "x";  // a body of as many line ends, escaped, is one of 1 MiB
+    while (text.size() < (1 << 19)) text += unit;
+    rows.push_back({"half a megabyte of one unit", [=](auto& r) { SetContent(r, text); },
+                    [=](Json& b) { SetContent(b, text); }, kInvalidArgument, "chat", "messages"});
+  }
+  rows.push_back({"43,000 letters, which are within the limit of bytes alone",
+                  [](auto& r) { SetContent(r, std::string(43'000, 'A')); },
+                  [](Json& b) { SetContent(b, std::string(43'000, 'A')); }, kInvalidArgument,
+                  "sampling.max_tokens", "max_tokens", "context_length_exceeded"});
   for (const char* special : {"<|system|>", "<|end|>", "<|endoftext|>", "file:///etc/passwd",
                               "http://169.254.169.254/latest"}) {  // C13, D4
     rows.push_back({"special tokens and addresses as text",
@@ -296,9 +307,9 @@ TEST_F(BothDoorsTest, C3ValuesOfTheWrongType) {
 }
 
 TEST_F(BothDoorsTest, C12B8FieldsThatAreRefusedAlwaysAndUnknownOnesWhereStrict) {
-  for (const char* name :
-       {"chat_template", "chat_template_kwargs", "kv_transfer_params", "prompt_embeds",
-        "cache_salt", "tenant", "price", "usage", "prompt_tokens"}) {
+  for (const char* name : {"chat_template", "chat_template_kwargs", "kv_transfer_params",
+                           "prompt_embeds", "cache_salt", "tenant", "tenant_id", "price", "cost",
+                           "usage", "prompt_tokens", "completion_tokens"}) {
     Json body = GoodBody();
     body[name] = {{"a", 1}};
     ExpectRefused(body.dump(), "is never taken from a request");

@@ -220,6 +220,8 @@ TEST_F(FilesTest, ABatchThatCannotBeMadeSaysWhy) {
       {{{"endpoint", "/v1/embeddings"}}, "endpoint"},
       {{{"endpoint", nullptr}}, "endpoint"},
       {{{"completion_window", "1h"}}, "completion_window"},
+      {{{"completion_window", nullptr}}, "completion_window"},  // C16: left out
+      {{{"input_file_id", nullptr}}, "input_file_id"},
       {{{"input_file_id", "file-none"}}, "input_file_id"},
       {{{"input_file_id", 7}}, "input_file_id"},
       {{{"metadata", {{"a", 1}}}}, "metadata[a]"},

@@ -35,7 +35,7 @@ struct Parsed {
   size_t bytes = 0;
 };
 
-Parsed Parse(const std::string& bytes) {
+Parsed Parse(const std::string& bytes, bool head = false) {
   Parsed parsed;
   const size_t end = bytes.find("\r\n\r\n");
   if (end == std::string::npos) return parsed;
@@ -50,7 +50,9 @@ Parsed Parse(const std::string& bytes) {
   }
   const std::string_view rest = std::string_view(bytes).substr(end + 4);
   size_t used = 0;
-  if (answer.headers.count("transfer-encoding") > 0) {
+  if (head) {
+    parsed.whole = true;
+  } else if (answer.headers.count("transfer-encoding") > 0) {
     answer.body = Dechunk(rest, &used, &parsed.whole);
   } else {
     used = std::strtoul(answer.headers["content-length"].c_str(), nullptr, 10);
@@ -75,6 +77,7 @@ HttpAnswer ParseAnswer(const std::string& bytes) { return Parse(bytes).answer; }
 
 void HttpClient::Send(const std::string& verb, const std::string& path,
                       const std::optional<std::string>& body, const Headers& headers) {
+  head_ = verb == "HEAD";
   std::string text = absl::StrCat(verb, " ", path, " HTTP/1.1\r\n");
   for (const auto& [name, value] : headers) absl::StrAppend(&text, name, ": ", value, "\r\n");
   if (headers.count("Host") == 0) text += "Host: localhost\r\n";
@@ -87,7 +90,7 @@ void HttpClient::Send(const std::string& verb, const std::string& path,
 
 HttpAnswer HttpClient::Receive() {
   while (true) {
-    Parsed parsed = Parse(received_);
+    Parsed parsed = Parse(received_, head_);
     if (parsed.whole) {
       received_.erase(0, parsed.bytes);
       return parsed.answer;

@@ -45,6 +45,7 @@ class HttpClient {
  private:
   RawConnection connection_;
   std::string received_;
+  bool head_ = false;  // the last request was HEAD, whose answer has no body
 };
 
 // One request on a connection of its own.

@@ -7,6 +7,7 @@
 #include "service/http_routes.h"
 #include "tests/service/http_client.h"
 #include "tests/service/service_harness.h"
+#include "tests/service/usage_files.h"
 
 namespace tuppence {
 namespace {
@@ -28,8 +29,9 @@ std::string Post(const std::string& fields, const std::string& body) {
 class HttpDoorsTest : public ::testing::Test {
  protected:
   // The first answer to bytes that no client would send; the connection may go on or not.
-  HttpAnswer Raw(const std::string& bytes) {
-    RawConnection connection(service_.http->port());
+  HttpAnswer Raw(const std::string& bytes) { return Raw(service_, bytes); }
+  static HttpAnswer Raw(const ServiceHarness& service, const std::string& bytes) {
+    RawConnection connection(service.http->port());
     connection.Write(bytes);
     std::string received;
     while (true) {
@@ -210,19 +212,27 @@ TEST_F(HttpDoorsTest, A14UnknownPathsAre404AndOtherVerbs405) {
   service_.ExpectUnharmed();
 }
 
+// Also where a key would be needed, for it is the check of that which a trick is to get around.
 TEST_F(HttpDoorsTest, B5PathTricksNeverReachARoute) {
+  HarnessOptions options;
+  options.keys = EmptyFolder() + "/keys.json";
+  ASSERT_TRUE(MakeApiKey(options.keys, "shop", "").ok());
+  ServiceHarness keyed(options);
   for (const char* target :
        {"//v1/models", "/v1//models", "/v1/%6dodels", "/v1/%2e%2e/v1/models", "/v1/../v1/models",
         "http://localhost/v1/models", "/v1/models/%64emo", "/v1/models/../models", "v1/models",
         "/V1/models", "/v1/models;x", "*", "/v1/files/../content", "/v1/files//content",
         "/v1/files/a/b/content", "/v1/files/%2e/content", "/v1/files/a/content/", "/v1/batches/"}) {
-    const HttpAnswer answer =
-        Raw(absl::StrCat("GET ", target, " HTTP/1.1\r\nHost: localhost\r\n\r\n"));
-    EXPECT_THAT(answer.status, AnyOf(400, 404)) << target;
+    const std::string request =
+        absl::StrCat("GET ", target, " HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    EXPECT_THAT(Raw(request).status, AnyOf(400, 404)) << target;
+    EXPECT_THAT(Raw(keyed, request).status, AnyOf(400, 401)) << target;
   }
   for (const char* host :
        {"Host: a/v1/models?\r\n", "Host: a\r\nHost: b\r\n", "Host: a b\r\n", ""}) {
-    EXPECT_EQ(Raw(absl::StrCat("GET /v1/models HTTP/1.1\r\n", host, "\r\n")).status, 400) << host;
+    const std::string request = absl::StrCat("GET /v1/models HTTP/1.1\r\n", host, "\r\n");
+    EXPECT_EQ(Raw(request).status, 400) << host;
+    EXPECT_EQ(Raw(keyed, request).status, 400) << host;
   }
   service_.ExpectUnharmed();
 }

@@ -36,14 +36,22 @@ v1::GenerateRequest ManyTokens() {
   return request;
 }
 
-TEST(LifecycleTest, CancelledWhileRunningGivesEverythingBack) {
+// The step at hand is held, so that what follows it can be counted.
+TEST(LifecycleTest, CancelledWhileRunningEndsWithTheStepAndGivesEverythingBack) {
   ServiceHarness service;
   service.executor.step_us = 1000;
   const auto call = service.Start(LongRequest());
   ASSERT_TRUE(call->WaitForMessages(3));
   EXPECT_GT(service.engine.Snapshot().blocks_used, 0);
+  service.executor.held = true;
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // now it is
+  const int64_t tokens = service.engine.Snapshot().completion_tokens;
   call->Cancel();
   EXPECT_EQ(call->Wait().code, kCancelled);
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  service.executor.held = false;
+  service.ExpectAtRest();
+  EXPECT_LE(service.engine.Snapshot().completion_tokens, tokens + 1);
   service.ExpectUnharmed();
   EXPECT_THAT(service.log(), HasSubstr("\"outcome\":\"CANCELLED\""));
   EXPECT_THAT(service.log(), HasSubstr("\"finish_reasons\":[\"cancelled\"]"));

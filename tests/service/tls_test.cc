@@ -35,6 +35,7 @@ class TlsTest : public ::testing::Test {
     MakePair("client", "ca", 2);
     MakePair("stranger", "other_ca", 2);
     MakePair("old", "ca", -1);
+    MakePair("nameless", "ca", 2, /*has_names=*/false);
     Run("ec -in server.key -aes256 -passout pass:x -out locked.key");
     std::ofstream(folder_ / "garbage.pem") << "this is no PEM\n";
   }
@@ -49,8 +50,10 @@ class TlsTest : public ::testing::Test {
     Run(absl::StrCat("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=",
                      name, " -days 2 -keyout ", name, ".key -out ", name, ".crt"));
   }
-  static void MakePair(const std::string& name, const std::string& authority, int days) {
-    std::ofstream(folder_ / "names.txt") << "subjectAltName=DNS:localhost,IP:127.0.0.1\n";
+  static void MakePair(const std::string& name, const std::string& authority, int days,
+                       bool has_names = true) {
+    std::ofstream(folder_ / "names.txt")
+        << (has_names ? "subjectAltName=DNS:localhost,IP:127.0.0.1\n" : "");
     Run(absl::StrCat("req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=", name,
                      " -keyout ", name, ".key -out ", name, ".csr"));
     Run(absl::StrCat("x509 -req -in ", name, ".csr -CA ", authority, ".crt -CAkey ", authority,
@@ -73,9 +76,10 @@ class TlsTest : public ::testing::Test {
     OngoingCall call(*channel, ServiceHarness::GoodRequest(), {.deadline_ms = 5000});
     return call.Wait().code;
   }
-  // The answer to GET /health over HTTPS, or what went wrong.
+  // The answer to GET /health over HTTPS, after those to what is sent before it; or what went
+  // wrong.
   static std::string HealthOver(const ServiceHarness& service, const char* ca,
-                                const char* pair = nullptr) {
+                                const char* pair = nullptr, const std::string& before = "") {
     asio::ssl::context context(asio::ssl::context::tls_client);
     context.load_verify_file(Path(ca));
     context.set_verify_mode(asio::ssl::verify_peer);
@@ -91,6 +95,7 @@ class TlsTest : public ::testing::Test {
     boost::system::error_code error;
     stream.handshake(asio::ssl::stream_base::client, error);
     if (error) return error.message();
+    asio::write(stream, asio::buffer(before), error);
     asio::write(stream,
                 asio::buffer(std::string("GET /health HTTP/1.1\r\nHost: localhost\r\n"
                                          "Connection: close\r\n\r\n")),
@@ -135,11 +140,26 @@ TEST_F(TlsTest, GarbageOnTheTlsPortClosesItsConnectionOnly) {
   EXPECT_EQ(CodeFor(service, Trusting("ca.crt")), kOk);
 }
 
+// The connection reads while it answers, and gives that up for the next request: the stream lives
+// on.
+TEST_F(TlsTest, RequestsMayBeSentAheadOverTlsToo) {
+  ServiceHarness service(Secured(/*mutual=*/false));
+  const std::string kVersion = "GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n";
+  const std::string answers =
+      HealthOver(service, "ca.crt", nullptr, kVersion + kVersion + kVersion);
+  size_t count = 0;
+  for (size_t at = 0; (at = answers.find("HTTP/1.1 200", at)) != std::string::npos; ++at) ++count;
+  EXPECT_EQ(count, 4u) << answers;
+  EXPECT_THAT(answers, HasSubstr("\"status\":\"ok\""));
+}
+
 TEST_F(TlsTest, MutualTlsAsksForACertificateOfTheAuthority) {
   ServiceHarness service(Secured(/*mutual=*/true));
   EXPECT_EQ(CodeFor(service, Trusting("ca.crt", "client")), kOk);
   EXPECT_EQ(CodeFor(service, Trusting("ca.crt")), kUnavailable);
   EXPECT_EQ(CodeFor(service, Trusting("ca.crt", "stranger")), kUnavailable);
+  EXPECT_EQ(CodeFor(service, Trusting("ca.crt", "old")), kUnavailable);
+  EXPECT_EQ(CodeFor(service, Trusting("ca.crt", "nameless")), kOk);
 }
 
 TEST_F(TlsTest, HttpHasTheSameTlsAsGrpc) {
@@ -153,11 +173,15 @@ TEST_F(TlsTest, HttpHasTheSameTlsAsGrpc) {
   EXPECT_THAT(HealthOver(service, "ca.crt"), HasSubstr("HTTP/1.1 200"));
 }
 
+// B7. A client's certificate without names gets in: that the authority has signed it is all that is
+// asked, for who a caller is its key says, and no name in a certificate means anything here.
 TEST_F(TlsTest, MutualTlsHoldsOverHttpToo) {
   ServiceHarness service(Secured(/*mutual=*/true));
   EXPECT_THAT(HealthOver(service, "ca.crt", "client"), HasSubstr("HTTP/1.1 200"));
   EXPECT_THAT(HealthOver(service, "ca.crt"), HasSubstr("alert"));
   EXPECT_THAT(HealthOver(service, "ca.crt", "stranger"), HasSubstr("alert"));
+  EXPECT_THAT(HealthOver(service, "ca.crt", "old"), HasSubstr("alert"));
+  EXPECT_THAT(HealthOver(service, "ca.crt", "nameless"), HasSubstr("HTTP/1.1 200"));
 }
 
 TEST_F(TlsTest, UnusableFilesAreRefusedByFlagFileAndReason) {
