@@ -42,6 +42,7 @@ void Engine::Record(const ActiveRequest& request, RequestEnd end, FinishReason r
   row.reason = reason;
   row.code = end.status.code();
   row.usage = end.usage;
+  row.max_tokens = request.request.sampling.max_tokens;
   row.cost = end.cost;
   row.written_off = closing.written_off;
   row.unrecorded = closing.lost;
