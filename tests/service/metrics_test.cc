@@ -2,6 +2,7 @@
 // waits for it.
 #include "service/metrics.h"
 
+#include <atomic>
 #include <map>
 #include <set>
 #include <string>
@@ -79,6 +80,80 @@ TEST_F(MetricsPageTest, StepsAndBooksGoOnWhileAScrapeStandsStill) {
   EXPECT_TRUE(in_time) << "a step or its record waited for the scrape";
   EXPECT_EQ(rows_.size(), 1u);
   EXPECT_EQ(engine_.Snapshot().steps, 40);
+}
+
+// The clock of the one that scrapes, which stands still at a reading of its own.
+class StandingClock final : public Clock {
+ public:
+  explicit StandingClock(const Clock* clock) : clock_(clock) {}
+  int64_t NowNs() const override {
+    Read();
+    return clock_->NowNs();
+  }
+  int64_t UtcNs() const override {
+    Read();
+    return clock_->UtcNs();
+  }
+
+  void StandAt(int reading) { left_ = reading; }
+  bool Stands() { return stands_.WaitForNotificationWithTimeout(absl::Seconds(60)); }
+  // True when it stood until now.
+  bool GoOn() {
+    go_on_.Notify();
+    return in_time_;
+  }
+
+ private:
+  void Read() const {
+    if (left_-- != 0) return;
+    stands_.Notify();
+    in_time_ = go_on_.WaitForNotificationWithTimeout(absl::Seconds(60));
+  }
+
+  const Clock* const clock_;
+  mutable std::atomic<int> left_ = -1;
+  mutable std::atomic<bool> in_time_ = true;
+  mutable absl::Notification stands_, go_on_;
+};
+
+// Wherever a scrape reads the time, which is also under the lock that it shares with the books.
+TEST_F(MetricsPageTest, NoStepWaitsForAScrapeThatHoldsALock) {
+  Budgets budgets;
+  parts_.budgets = &budgets;
+  constexpr int kReadings = 3;  // the process's, under the books' lock, the budgets'
+  for (int reading = 0; reading < kReadings; ++reading) {
+    StandingClock clock(&clock_);
+    Metrics metrics({.model_name = "test", .context_tokens = 256}, &clock);
+    parts_.clock = &clock;
+    clock.StandAt(reading);
+    std::thread scraper([&] { metrics.Format(parts_); });
+    EXPECT_TRUE(clock.Stands());
+    Submit(12, 20);
+    engine_.SetRateCard({.id = absl::StrCat("card", reading), .micro_usd_per_hour = 1});
+    for (int i = 0; i < 20; ++i) EXPECT_TRUE(engine_.Step());
+    EXPECT_TRUE(clock.GoOn()) << "a step waited for the scrape";
+    scraper.join();
+    EXPECT_EQ(engine_.Snapshot().steps, 20 * (reading + 1));
+    EXPECT_EQ(engine_.ledger().rate_card().id, absl::StrCat("card", reading));
+    RunAll();
+  }
+}
+
+TEST_F(MetricsPageTest, ANewRateCardIsTakenThoughScrapesReadTheOldOneAllTheTime) {
+  std::atomic<bool> done = false;
+  std::thread scraper([&] {
+    while (!done.load()) engine_.rate_card();
+  });
+  for (int i = 0; i < 200; ++i) {
+    const std::string id = absl::StrCat("card", i);
+    engine_.SetRateCard({.id = id, .micro_usd_per_hour = 1 + i});
+    // A step that finds the lock taken leaves the card to the next.
+    const auto taken = [&] { return engine_.ledger().rate_card().id == id; };
+    for (int steps = 0; !taken() && steps < 100'000; ++steps) Step();
+    ASSERT_TRUE(taken()) << id;
+  }
+  done.store(true);
+  scraper.join();
 }
 
 TEST_F(MetricsPageTest, MoneyAndTimeAgreeWithTheRowsAndTheLedger) {
