@@ -42,6 +42,7 @@ void Engine::Record(const ActiveRequest& request, RequestEnd end, FinishReason r
   row.reason = reason;
   row.code = end.status.code();
   row.usage = end.usage;
+  row.max_tokens = request.request.sampling.max_tokens;
   row.cost = end.cost;
   row.written_off = closing.written_off;
   row.unrecorded = closing.lost;
@@ -68,12 +69,11 @@ RateCard Engine::rate_card() const {
 }
 
 void Engine::TakeRateCard() {
-  RateCard rate_card;
-  {
-    MutexLock lock(&rate_card_mutex_);
-    rate_card = rate_card_;
-    rate_card_changed_.store(false, std::memory_order_relaxed);
-  }
+  // A reader that holds the lock just now, as a scrape may, and be preempted: the next step asks.
+  if (!rate_card_mutex_.TryLock()) return;
+  const RateCard rate_card = rate_card_;
+  rate_card_changed_.store(false, std::memory_order_relaxed);
+  rate_card_mutex_.Unlock();
   if (rate_card == ledger_.rate_card()) return;
   for (const auto& [arrival, request] : active_) ledger_.Settle(&request->charges);
   ledger_.SetRateCard(rate_card, clock_->UtcNs());

@@ -33,6 +33,7 @@ struct RequestRow {
   FinishReason reason = FinishReason::kNone;
   absl::StatusCode code = absl::StatusCode::kOk;
   Usage usage;
+  int32_t max_tokens = 0;  // asked for, of each choice; for metrics, not stored
   Cost cost;
   bool written_off = false;     // our own fault, or made again: booked, priced at nothing
   bool unrecorded = false;      // ended while no row could be stored: it never is

@@ -16,6 +16,7 @@
 #include "google/rpc/status.pb.h"
 #include "scheduler/refusal.h"
 #include "service/call_identity.h"
+#include "service/money.h"
 #include "tuppence/v1/tuppence.grpc.pb.h"
 
 namespace tuppence {
@@ -62,6 +63,7 @@ std::string DetailText(const google::protobuf::Any& detail) {
   google::rpc::RetryInfo retry;
   google::rpc::ErrorInfo info;
   google::rpc::RequestInfo request;
+  v1::Cost cost;
   if (detail.UnpackTo(&bad_request)) {
     for (const auto& violation : bad_request.field_violations()) {
       absl::StrAppend(&text, "\n  ", violation.field(), ": ", violation.description());
@@ -77,6 +79,12 @@ std::string DetailText(const google::protobuf::Any& detail) {
     absl::StrAppend(&text, "\n  reason: ", info.reason());
   } else if (detail.UnpackTo(&request)) {
     absl::StrAppend(&text, "\n  request id: ", request.request_id());
+  } else if (detail.UnpackTo(&cost)) {
+    absl::StrAppend(&text, absl::StrFormat("\n  booked: %.6f s of machine time",
+                                           1e-9 * static_cast<double>(cost.machine_ns())));
+    if (cost.has_cost_nanousd()) {
+      absl::StrAppend(&text, ", ", FormatUsd(cost.cost_nanousd()), " USD");
+    }
   }
   return text;
 }

@@ -114,7 +114,8 @@ void GenerateCall::Pump() {
 }
 
 // Writes the message, or the last one and the status. An error before the first message goes out
-// alone: the call is then not committed, and a client may retry it.
+// without one: the call is then not committed, and a client may retry it. What was booked until
+// then is in its details, and so in the trailers, which commit nothing.
 void GenerateCall::Write() {
   if (!end_.has_value()) {
     AddStart(&response_);
@@ -160,7 +161,9 @@ void GenerateCall::AddStart(v1::GenerateResponse* response) {
 void GenerateCall::FinishWith(absl::Status status) {
   status_ = std::move(status);
   AddTrailers(generation_.identity, status_, context_);
-  Finish(ToGrpcStatus(status_, generation_.identity.request_id));
+  const RequestEnd* end = end_.has_value() ? &*end_ : nullptr;
+  if (end != nullptr) AddLoadReport(end->cost, context_);
+  Finish(ToGrpcStatus(status_, generation_.identity.request_id, end));
 }
 
 void GenerateCall::OnWriteDone(bool ok) {

@@ -125,7 +125,8 @@ asio::awaitable<void> Completion::Deliver() {
 }
 
 // Booked, counted and logged first: who has the answer finds all of that done. An answer that
-// failed before anything of it was sent is an error like any other, and may be tried again.
+// failed before anything of it was sent is an error like any other, and may be tried again; what
+// it took until then is told beside it.
 asio::awaitable<void> Completion::End(const RequestEnd& end) {
   HttpHeaders headers;
   if (!began_) AddHeaders(&headers);
@@ -138,8 +139,8 @@ asio::awaitable<void> Completion::End(const RequestEnd& end) {
     co_return;
   }
   writer_->Gather(delta_);
-  HttpReply reply =
-      end.status.ok() ? HttpReply{.body = writer_->Whole(end)} : ErrorReply(end.status);
+  HttpReply reply = end.status.ok() ? HttpReply{.body = writer_->Whole(end)}
+                                    : ErrorReply(end.status, UsageObject(end));
   generation_.Close(end.status, &end);
   reply.headers.insert(reply.headers.end(), headers.begin(), headers.end());
   co_await exchange_.Reply(std::move(reply));

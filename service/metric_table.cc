@@ -329,7 +329,7 @@ void AddBudgets(std::vector<MetricSpec>& table) {
     table.push_back({id, name, kGauge, unit, help, {"tenant", "per"}});
   };
   add(Id::kBudgetLimit, "tuppence_budget_limit_usd", "USD",
-      "What a tenant may spend in a day or month of UTC; of the 64 who have spent the largest "
+      "What a tenant may spend in a day or month of UTC; of the 50 who have spent the largest "
       "part");
   add(Id::kBudgetSpent, "tuppence_budget_spent_usd", "USD",
       "What its requests received since the day or month began have cost");

@@ -121,6 +121,7 @@ enum class MetricId : int {
   kVllmRequestMaxGenerationTokens,
   kVllmRequestPrefillKvTokens,
   kVllmRequestN,
+  kVllmRequestMaxTokens,
   kVllmIterationTokens,
   kCount,
 };

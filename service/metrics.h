@@ -1,6 +1,8 @@
 // Metrics: what /metrics says. Gauges and most counters are read at scrape time from snapshots and
 // atomics; histograms and what belongs to ended requests gather from the steps' records, on the
-// books' thread. The engine takes no lock that a scrape holds, so no step waits for one.
+// books' thread. No step waits for a scrape: of the locks that one takes the engine knows two, of
+// its snapshot and of its rate card, and only tries them. The others are the books', the store's,
+// the budgets' and the counters', which callers and the books' thread take.
 // Made by serve; the table of all families is metric_table.
 #pragma once
 

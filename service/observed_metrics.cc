@@ -165,6 +165,7 @@ void ObservedMetrics::ObserveTimes(const EndedRequest& ended) {
   See(MetricId::kVllmRequestPrefillKvTokens,
       static_cast<double>(usage.prompt_tokens - usage.cached_tokens));
   See(MetricId::kVllmRequestN, choices);
+  See(MetricId::kVllmRequestMaxTokens, static_cast<double>(ended.row.max_tokens));
 }
 
 void ObservedMetrics::CountRow(const EndedRequest& ended) {

@@ -16,6 +16,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr double kLogprobLowest = -9999;  // JSON has no infinity
 constexpr double kUsdPerNanoUsd = 1e-9;
+constexpr double kSecondsPerNs = 1e-9;
 
 std::string Dump(const Json& json) {
   return json.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
@@ -102,6 +103,17 @@ Json CostDetails(const Cost& cost) {
   return details;
 }
 
+Json TimeDetails(const Usage& usage) {
+  return {{"queue_seconds", kSecondsPerNs * usage.queue_ns},
+          {"prefill_seconds", kSecondsPerNs * usage.prefill_ns},
+          {"decode_seconds", kSecondsPerNs * usage.decode_ns},
+          {"total_seconds", kSecondsPerNs * usage.total_ns},
+          {"time_to_first_token_seconds", kSecondsPerNs * usage.time_to_first_token_ns},
+          {"steps", usage.steps},
+          {"preemptions", usage.preemptions},
+          {"mean_requests_per_step", usage.mean_requests_per_step}};
+}
+
 Json UsageJson(const RequestEnd& end) {
   const Usage& usage = end.usage;
   const Cost& cost = end.cost;
@@ -112,7 +124,8 @@ Json UsageJson(const RequestEnd& end) {
                {"completion_tokens_details", {{"reasoning_tokens", 0}}},
                {"cost", cost.has_rate ? Json(kUsdPerNanoUsd * cost.cost_nanousd) : Json()},
                {"cost_nanousd", cost.has_rate ? Json(cost.cost_nanousd) : Json()},
-               {"cost_details", CostDetails(cost)}};
+               {"cost_details", CostDetails(cost)},
+               {"time_details", TimeDetails(usage)}};
   if (usage.energy_joules > 0) json["energy_joules"] = usage.energy_joules;
   return json;
 }
@@ -128,6 +141,8 @@ std::string TokenIds(bool wanted, const std::vector<int32_t>& ids) {
 bool Failed(const RequestEnd& end) { return !end.status.ok(); }
 
 }  // namespace
+
+std::string UsageObject(const RequestEnd& end) { return Dump(UsageJson(end)); }
 
 AnswerHead HeadOf(const ServedModel& model) {
   return {.model = model.name,
@@ -194,7 +209,7 @@ std::string AnswerWriter::Events(const StreamDelta& delta) {
 }
 
 std::string AnswerWriter::LastEvents(const RequestEnd& end) const {
-  const std::string usage = Dump(UsageJson(end));
+  const std::string usage = UsageObject(end);
   if (Failed(end)) {
     return absl::StrCat("data: {\"error\":", ErrorObject(end.status), ",\"usage\":", usage,
                         "}\n\n");
@@ -230,7 +245,7 @@ std::string AnswerWriter::Whole(const RequestEnd& end) const {
                     TokenIds(head_.token_ids, choice.token_ids),
                     ",\"finish_reason\":", Finish(choice.finish_reason), "}");
   }
-  return absl::StrCat(prefix_, choices, "],\"usage\":", Dump(UsageJson(end)), "}");
+  return absl::StrCat(prefix_, choices, "],\"usage\":", UsageObject(end), "}");
 }
 
 }  // namespace tuppence

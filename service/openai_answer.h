@@ -33,6 +33,9 @@ struct AnswerHead {
 // The beginning of whatever the served model answers; `model` outlives it.
 AnswerHead HeadOf(const ServedModel& model);
 
+// What was booked for a request, as JSON: OpenAI's counts, and our cost and times beside them.
+std::string UsageObject(const RequestEnd& end);
+
 class AnswerWriter {
  public:
   AnswerWriter(const AnswerHead& head, int32_t choices);

@@ -155,9 +155,13 @@ HttpReply ErrorReply(int http_status, const OpenAiError& error) {
           .body = absl::StrCat("{\"error\":", ToJson(http_status, error), "}")};
 }
 
-HttpReply ErrorReply(const absl::Status& status) {
+HttpReply ErrorReply(const absl::Status& status, const std::string& usage) {
   const int http_status = HttpStatusOf(status);
   HttpReply reply = ErrorReply(http_status, ErrorOf(status));
+  if (!usage.empty()) {
+    reply.body.pop_back();
+    absl::StrAppend(&reply.body, ",\"usage\":", usage, "}");
+  }
   reply.headers = RetryHeaders(status, http_status);
   if (http_status == 401) reply.headers.emplace_back("www-authenticate", "Bearer");
   return reply;

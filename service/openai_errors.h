@@ -23,7 +23,9 @@ struct OpenAiError {
 // name for the same thing it is that one.
 int HttpStatusOf(const absl::Status& status);
 HttpReply ErrorReply(int http_status, const OpenAiError& error);
-HttpReply ErrorReply(const absl::Status& status);
+// `usage`: what was booked, as JSON, goes beside the error, where clients leave it alone; "": the
+// engine never had the request.
+HttpReply ErrorReply(const absl::Status& status, const std::string& usage = "");
 // The error object alone, for the middle of a stream, whose status has been sent.
 std::string ErrorObject(const absl::Status& status);
 

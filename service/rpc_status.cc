@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "service/convert.h"
 
 namespace tuppence {
 namespace {
@@ -42,6 +43,15 @@ void AddRefusal(const Refusal& refusal, const std::string& message, google::rpc:
     violation->set_description(message);
     AddDetail(quota, rpc);
   }
+}
+
+void AddBooked(const RequestEnd& end, google::rpc::Status* rpc) {
+  v1::Usage usage;
+  ToProto(end.usage, &usage);
+  AddDetail(usage, rpc);
+  v1::Cost cost;
+  ToProto(end.cost, &cost);
+  AddDetail(cost, rpc);
 }
 
 }  // namespace
@@ -87,7 +97,8 @@ std::vector<FieldViolation> ViolationsOf(const absl::Status& status) {
   return violations;
 }
 
-grpc::Status ToGrpcStatus(const absl::Status& status, const std::string& request_id) {
+grpc::Status ToGrpcStatus(const absl::Status& status, const std::string& request_id,
+                          const RequestEnd* end) {
   if (status.ok()) return grpc::Status::OK;
   google::rpc::Status rpc;
   rpc.set_code(static_cast<int32_t>(status.code()));  // absl took gRPC's numbers
@@ -104,6 +115,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status, const std::string& request
   google::rpc::RequestInfo request;
   request.set_request_id(request_id);
   AddDetail(request, &rpc);
+  if (end != nullptr) AddBooked(*end, &rpc);
   grpc::Status result;
   grpc::SetErrorDetails(rpc, &result);
   return result;

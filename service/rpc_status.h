@@ -2,7 +2,8 @@
 // place that maps failures to codes and details. Any thread.
 //
 // Details of an error: BadRequest (which fields), ErrorInfo (reason, domain "tuppence", limits with
-// their units in the keys), RetryInfo (when), QuotaFailure (whose), RequestInfo (which call).
+// their units in the keys), RetryInfo (when), QuotaFailure (whose), RequestInfo (which call); and
+// Usage and Cost of our own API, where the engine had the request.
 #pragma once
 
 #include <optional>
@@ -13,6 +14,7 @@
 #include "absl/status/status.h"
 #include "model/sampling_params.h"
 #include "scheduler/refusal.h"
+#include "scheduler/request.h"
 
 namespace grpc {
 class Status;
@@ -58,7 +60,10 @@ absl::Status InvalidFields(const std::vector<FieldViolation>& violations,
 // The fields that such a status carries; none where it is another.
 std::vector<FieldViolation> ViolationsOf(const absl::Status& status);
 
-grpc::Status ToGrpcStatus(const absl::Status& status, const std::string& request_id);
+// `end`: what was booked, of a call that has no last message to say it; null: it has one, or the
+// engine never had the request.
+grpc::Status ToGrpcStatus(const absl::Status& status, const std::string& request_id,
+                          const RequestEnd* end = nullptr);
 
 // What `grpc-retry-pushback-ms` should say; none where a retry is not what helps.
 std::optional<int64_t> RetryPushbackMs(const absl::Status& status);

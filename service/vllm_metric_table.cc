@@ -1,4 +1,6 @@
-// The families under vLLM's names, with vLLM's buckets, for metric_table.
+// The families under vLLM's names, with vLLM's buckets, for metric_table. Two of vLLM's are not
+// here, as they are not on a vLLM that was started without asking for them: lora_requests_info,
+// for adapters, of which there are none, and the residency of KV blocks.
 #include <utility>
 
 #include "service/metric_table.h"
@@ -154,6 +156,8 @@ void AddVllmHistograms(std::vector<MetricSpec>& table, int32_t context_tokens) {
   add(Id::kVllmRequestPrefillKvTokens, "vllm:request_prefill_kv_computed_tokens", "tokens",
       "Prompt tokens computed, cached ones excluded", OneTwoFive(context_tokens));
   add(Id::kVllmRequestN, "vllm:request_params_n", "", "Choices asked for", {1, 2, 5, 10, 20});
+  add(Id::kVllmRequestMaxTokens, "vllm:request_params_max_tokens", "tokens",
+      "Tokens asked for at most, of each choice", OneTwoFive(context_tokens));
   add(Id::kVllmIterationTokens, "vllm:iteration_tokens_total", "tokens",
       "Prompt tokens computed and tokens generated in a step",
       {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384});

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import math
+import os
 import pathlib
 import re
 import resource
@@ -31,9 +32,11 @@ def say(text):
     print(f"{time.monotonic() - began:5.1f} s  {text}", flush=True)
 
 
-def check_names(service):
+def check_names(service, *expected):
     """vLLM's names have colons, which promtool leaves to recording rules; ours are linted."""
     page = service.page()
+    for family in expected:
+        assert "\n" + family in page, f"{family} is not on the page"
     ours = "\n".join(line for line in page.splitlines() if "vllm:" not in line) + "\n"
     lint = subprocess.run(["promtool", "check", "metrics"], input=ours, capture_output=True,
                           text=True)
@@ -92,6 +95,8 @@ def load_and_restart(prometheus, api, binary, folder, steady, restarted):
     misbehave(api, restarted)  # the series of these outcomes began anew
     time.sleep(max(0, end - time.monotonic()))
     check_panels(prometheus)
+    for service in services:
+        check_names(service, "tuppence_budget_spent_usd{")  # with all that load brings
     for service in services:
         service.stop()
     for load in loads:
@@ -175,7 +180,10 @@ def check_status(binary, service):
     assert status["rate_card"]["usd_per_hour"] > 0 and status["last_step"]["steps"] > 0
     people = subprocess.run([binary, "status", "--address", service.instance], capture_output=True,
                             text=True, timeout=10)
-    assert people.returncode == 0 and "rate card" in people.stdout, people
+    assert people.returncode == 0, people
+    lines = {line[:11].strip() for line in people.stdout.splitlines()}
+    assert lines >= {"build", "model", "kernels", "queue", "kv", "rate card", "last step", "books",
+                     "store", "requests"}, people.stdout
     gone = subprocess.run([binary, "status", "--address", "127.0.0.1:1"], capture_output=True,
                           text=True, timeout=10)
     assert gone.returncode == 1 and "--admin-port" in gone.stderr, gone
@@ -231,6 +239,15 @@ def check_alerts(prometheus, api, busy, broken, fragile):
     prometheus.wait_firing("TuppenceTargetDown", broken)
 
 
+def expect_refused(stub):
+    try:
+        stub.ask(max_tokens=4, timeout=5)
+        raise AssertionError("a request was served that cannot be recorded")
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.UNAVAILABLE, error
+        assert "usage records" in error.details(), error
+
+
 def check_disk_full(prometheus, api, service, serves):
     """The store's files may not grow any more, as on a full disk."""
     stub = Stub(api, service)
@@ -243,17 +260,72 @@ def check_disk_full(prometheus, api, service, serves):
         wait_for("its time is in the account unrecorded", lambda: service.sum_of(
             "tuppence_machine_seconds_total", account="unrecorded") > 0, 5)
     else:
-        try:
-            stub.ask(max_tokens=4, timeout=5)
-            raise AssertionError("a request was served that cannot be recorded")
-        except grpc.RpcError as error:
-            assert error.code() == grpc.StatusCode.UNAVAILABLE, error
-            assert "usage records" in error.details(), error
+        expect_refused(stub)
     prometheus.wait_firing("TuppenceUnrecordable", service)
     resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, none)
     wait_for("TuppenceUnrecordable is over",
              lambda: not prometheus.firing("TuppenceUnrecordable"), 30)
     assert not stub.ask(max_tokens=4, timeout=5).cost.unrecorded
+
+
+def small_file_system(folder):
+    """A tmpfs of a megabyte for whoever is started through the prefix that it gives; None where this
+    machine lets nobody mount."""
+    prefix = ["unshare", "--user", "--map-root-user", "--mount"]
+    if os.geteuid() == 0:
+        prefix = ["unshare", "--mount"]
+    mounted = f"mount -t tmpfs -o size=1m tuppence {folder} && exec \"$@\""
+    prefix += ["sh", "-c", mounted, "sh"]
+    tried = subprocess.run([*prefix, "true"], capture_output=True, text=True)
+    if tried.returncode != 0:
+        say(f"a full file system is left out, for none can be mounted: {tried.stderr.strip()}")
+        return None
+    return prefix
+
+
+def check_full_file_system(binary, folder, api, *flags):
+    """No space left, as the kernel has it; with budgets, whose holds then wait for the store too."""
+    small = pathlib.Path(folder) / "small"
+    small.mkdir()
+    prefix = small_file_system(small)
+    if prefix is None:
+        return
+    for when in ("refuse", "serve"):
+        service = Service(prefix + [binary], folder, f"full_{when}", *flags, "--usage-store",
+                          f"{small}/usage.db", "--when-unrecordable", when)
+        try:
+            service.wait_ready()
+            fill_and_empty(api, small, service, serves=when == "serve")
+            service.stop()
+        finally:
+            service.process.kill()
+    say("a full file system refuses, or serves unrecorded, and is told apart from a broken disk")
+
+
+def fill_and_empty(api, small, service, serves):
+    stub = Stub(api, service)
+    assert not stub.ask(max_tokens=4).cost.unrecorded
+    # Its file system is not in our tree.
+    ballast = pathlib.Path(f"/proc/{service.process.pid}/root{small}/ballast")
+    with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    with contextlib.suppress(grpc.RpcError):
+        stub.ask(max_tokens=4)  # its row is what cannot be written
+    if serves:
+        for _ in range(20):
+            assert stub.ask(max_tokens=4).cost.unrecorded
+    else:
+        expect_refused(stub)
+    told = "".join((service.folder / f"{service.name}.{end}").read_text() for end in ("out", "err"))
+    assert "the disk is full" in told, told
+    ballast.unlink()
+    wait_for("the store is written again",
+             lambda: service.sum_of("tuppence_store_unrecordable") == 0, 20)
+    assert not stub.ask(max_tokens=4).cost.unrecorded
+    # What was held for the requests of the meantime is held no more.
+    wait_for("nothing is held", lambda: service.sum_of("tuppence_budget_held_usd") == 0, 10)
+    assert service.sum_of("tuppence_conservation_error_seconds") == 0
 
 
 def main():
@@ -269,7 +341,7 @@ def main():
                          "--tenants", str(tenants), *common)
         restarted = Service(binary, folder, "restarted", demo, "--price-per-hour", "0.526",
                             "--usage-store", f"{folder}/restarted.db", "--when-unrecordable",
-                            "serve", *common)
+                            "serve", "--tenants", str(tenants), *common)
         # No price; and a fire drill of a nanosecond in the ledger.
         broken = Service(binary, folder, "broken", "null", "--conservation-drill-ns", "1")
         services = (steady, restarted, broken)
@@ -283,6 +355,8 @@ def main():
         check_names(steady)
         check_runbook(binary)
         load_and_restart(prometheus, api, binary, folder, steady, restarted)
+        check_full_file_system(binary, folder, api, demo, "--price-per-hour", "1", "--tenants",
+                               str(tenants), *common)
         check_alerts(prometheus, api, steady, broken, restarted)
         assert steady.sum_of("tuppence_conservation_error_seconds") == 0
         assert restarted.sum_of("tuppence_conservation_error_seconds") == 0

@@ -77,13 +77,15 @@ def kills_asked_for(default):
 
 
 class Service:
-    """`tuppence serve`; on the same ports again after a restart."""
+    """`tuppence serve`; on the same ports again after a restart. binary: its path, or a command that
+    ends with it."""
 
     def __init__(self, binary, folder, name, model, *flags):
         self.name = name
         self.port, self.admin_port = free_port(), free_port()
         self.folder = pathlib.Path(folder)
-        self.command = [binary, "serve", "--model", model, "--port", str(self.port),
+        command = [binary] if isinstance(binary, str) else binary
+        self.command = [*command, "serve", "--model", model, "--port", str(self.port),
                         "--admin-port", str(self.admin_port), "--log-level", "warning", *flags]
         self.process = None
         self.lives = []  # of each process, seen from outside: asked for, gone; monotonic ns

@@ -49,6 +49,20 @@ std::string TextOf(const HttpAnswer& answer, int choice = 0) {
   return text;
 }
 
+// Times that a usage object tells are whole: their parts add up to the total.
+void ExpectTimesOf(const Json& usage) {
+  const Json& times = usage.at("time_details");
+  const double total = times.at("total_seconds");
+  EXPECT_GT(total, 0);
+  EXPECT_NEAR(times.at("queue_seconds").get<double>() + times.at("prefill_seconds").get<double>() +
+                  times.at("decode_seconds").get<double>(),
+              total, 1e-8);
+  EXPECT_LE(times.at("time_to_first_token_seconds").get<double>(), total);
+  EXPECT_GE(times.at("steps"), 1);
+  EXPECT_EQ(times.at("preemptions"), 0);
+  EXPECT_GE(times.at("mean_requests_per_step").get<double>(), 1);
+}
+
 class HttpCompletionTest : public ::testing::Test {
  protected:
   HttpAnswer Post(const std::string& path, const Json& body, HttpClient::Headers headers = {}) {
@@ -88,6 +102,8 @@ TEST_F(HttpCompletionTest, ChatIsAnsweredAsOverGrpcAndCostsAsMuch) {
   EXPECT_NEAR(usage["cost_nanousd"].get<double>(), machine_ns * 526e6 / 3.6e12, 0.51);
   EXPECT_DOUBLE_EQ(usage["cost"].get<double>(), usage["cost_nanousd"].get<double>() * 1e-9);
   EXPECT_EQ(usage["cost_details"]["rate_card_id"], grpc->cost().rate_card_id());
+  ExpectTimesOf(usage);
+  EXPECT_EQ(usage["time_details"]["steps"], grpc->usage().steps());
   service_.ExpectUnharmed();
 }
 
@@ -311,6 +327,35 @@ TEST_F(HttpCompletionTest, FailureBeforeTheFirstEventIsAnErrorAndAfterItAnErrorE
   EXPECT_GT(last["usage"]["completion_tokens"], 0);
   service_.executor.not_finite = false;
   service_.executor.step_us = 0;
+  service_.ExpectUnharmed();
+}
+
+TEST_F(HttpCompletionTest, AnErrorTellsWhatWasBookedBesideIt) {
+  service_.executor.step_us = 1000;
+  const HttpAnswer late = Post(kChat, LongBody(), {{"X-Request-Timeout-Ms", "50"}});
+  EXPECT_EQ(late.status, 504);
+  const Json usage = late.json()["usage"];
+  EXPECT_GT(usage["completion_tokens"], 0);
+  EXPECT_GT(usage["cost_nanousd"], 0);
+  EXPECT_GT(usage["cost_details"]["machine_ns"], 0);
+  EXPECT_GE(usage["time_details"]["total_seconds"], 0.05);
+  ExpectTimesOf(usage);
+  // The error itself has the four keys that clients know, and no more.
+  EXPECT_EQ(late.error().size(), 4u) << late.body;
+  // Our own fault, of a stream that has not begun: it costs nothing, and says what it took.
+  service_.executor.step_us = 0;
+  service_.executor.not_finite = true;
+  Json stream = LongBody();
+  stream["stream"] = true;
+  const HttpAnswer failed = Post(kChat, stream);
+  EXPECT_EQ(failed.status, 500);
+  EXPECT_EQ(failed.json()["usage"]["cost_nanousd"], 0);
+  EXPECT_GT(failed.json()["usage"]["cost_details"]["machine_ns"], 0);
+  service_.executor.not_finite = false;
+  // Who is refused before any work has nothing booked.
+  Json bad = GoodBody();
+  bad["temperature"] = -1;
+  EXPECT_FALSE(Post(kChat, bad).json().contains("usage"));
   service_.ExpectUnharmed();
 }
 

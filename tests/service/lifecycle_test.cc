@@ -280,6 +280,60 @@ TEST(LifecycleTest, LogitsThatAreNoNumbersEndOnlyTheirRequest) {
   service.ExpectUnharmed();
 }
 
+TEST(LifecycleTest, AnErrorBeforeTheFirstMessageCarriesWhatWasBooked) {
+  HarnessOptions options;
+  options.limits.deadline_max_ns = 60'000'000;
+  options.engine.step_tokens_max = 64;
+  ServiceHarness service(options);
+  service.executor.step_us = 10'000;
+  v1::GenerateRequest long_prompt = LongRequest(4);  // reading it takes 250 ms
+  for (int i = 0; i < 1600; ++i) long_prompt.mutable_token_ids()->add_ids(300);
+  const auto late = service.Generate(long_prompt);
+  const CallEnd& end = late->Wait();
+  EXPECT_EQ(end.code, kDeadlineExceeded);
+  EXPECT_THAT(late->messages(), IsEmpty());
+  ASSERT_TRUE(end.usage.has_value() && end.cost.has_value());
+  EXPECT_EQ(end.usage->prompt_tokens(), 1600);
+  EXPECT_EQ(end.usage->completion_tokens(), 0);
+  EXPECT_GE(end.usage->total_seconds(), 0.06);
+  EXPECT_GE(end.cost->machine_ns(), 10'000'000);
+  EXPECT_GT(end.cost->cost_nanousd(), 0);
+  // Our own fault costs nothing, and says what it took.
+  service.executor.step_us = 0;
+  service.executor.not_finite = true;
+  const CallEnd failed = service.Generate(LongRequest())->Wait();
+  ASSERT_TRUE(failed.cost.has_value());
+  EXPECT_GT(failed.cost->machine_ns(), 0);
+  EXPECT_TRUE(failed.cost->has_cost_nanousd());
+  EXPECT_EQ(failed.cost->cost_nanousd(), 0);
+  service.executor.not_finite = false;
+  // Who is refused before any work has nothing booked.
+  v1::GenerateRequest bad = LongRequest();
+  bad.set_model("other");
+  const CallEnd refused = service.Generate(bad)->Wait();
+  EXPECT_EQ(refused.code, kNotFound);
+  EXPECT_FALSE(refused.usage.has_value() || refused.cost.has_value());
+  service.ExpectUnharmed();
+}
+
+TEST(LifecycleTest, AnErrorAfterTheFirstMessageCarriesWhatWasBookedInTheLast) {
+  ServiceHarness service;
+  service.executor.step_us = 1000;
+  const auto call = service.Start(LongRequest());
+  ASSERT_TRUE(call->WaitForMessages(2));
+  service.executor.not_finite = true;
+  EXPECT_EQ(call->Wait().reason, "LOGITS_NOT_FINITE");
+  EXPECT_EQ(call->finish_reason(), v1::FINISH_REASON_ERROR);
+  EXPECT_GT(call->usage().completion_tokens(), 0);
+  EXPECT_GT(call->usage().decode_seconds(), 0);
+  EXPECT_GT(call->cost().machine_ns(), 0);
+  EXPECT_EQ(call->cost().cost_nanousd(), 0);  // our own fault
+  EXPECT_FALSE(call->Wait().cost.has_value()) << "it is told once";
+  service.executor.not_finite = false;
+  service.executor.step_us = 0;
+  service.ExpectUnharmed();
+}
+
 // The example's own retry policy, against a service that refuses once and then does not.
 TEST(LifecycleTest, RefusalIsRetriedByTheServiceConfigAndAnAnswerThatBeganIsNot) {
   HarnessOptions options;

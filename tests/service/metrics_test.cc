@@ -1,200 +1,27 @@
-// What /metrics says, against an engine driven step by step: our own families, and vLLM's with the
-// semantics that vLLM's own test pins.
+// What /metrics says under our own names, against an engine driven step by step; and that no step
+// waits for it.
 #include "service/metrics.h"
 
+#include <atomic>
 #include <map>
-#include <memory>
-#include <optional>
 #include <set>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
-#include "scheduler/admission.h"
-#include "scheduler/engine.h"
-#include "scheduler/null_executor.h"
 #include "service/budgets.h"
-#include "service/call_registry.h"
-#include "service/served_model.h"
-#include "service/service_counters.h"
-#include "service/store_state.h"
-#include "tests/support/fake_clock.h"
+#include "tests/service/metrics_page.h"
 
 namespace tuppence {
 namespace {
 
-using ::testing::DoubleNear;
-using ::testing::Each;
-using ::testing::Ge;
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-constexpr int32_t kVocab = 97;
-constexpr int64_t kStepNs = 1'000'000;
-constexpr double kWatts = 70;
-
-// NullExecutor, each step taking a millisecond of a clock turned by hand.
-class TimedExecutor final : public StepExecutor {
- public:
-  explicit TimedExecutor(FakeClock* clock) : tokens_(kVocab), clock_(clock) {}
-  void Launch(const BlockWork& blocks, const Batch& batch,
-              std::span<const SamplingRow> sampling) override {
-    tokens_.Launch(blocks, batch, sampling);
-  }
-  absl::Status Wait(std::span<SampledToken> tokens) override {
-    clock_->Advance(kStepNs);
-    return tokens_.Wait(tokens);
-  }
-  std::optional<double> watts() const override { return kWatts; }
-
- private:
-  NullExecutor tokens_;
-  FakeClock* clock_;
-};
-
-// A page, by sample: "name{labels}" without model_name and engine, to its value.
-std::map<std::string, double> Samples(const std::string& page) {
-  std::map<std::string, double> samples;
-  for (const absl::string_view line : absl::StrSplit(page, '\n', absl::SkipEmpty())) {
-    if (line[0] == '#') continue;
-    const size_t space = line.rfind(' ');
-    std::string name(line.substr(0, space));
-    for (const char* everywhere :
-         {"model_name=\"test\",", "model_name=\"test\"", "engine=\"0\",", "engine=\"0\""}) {
-      const size_t at = name.find(everywhere);
-      if (at != name.npos) name.erase(at, std::string(everywhere).size());
-    }
-    if (absl::EndsWith(name, ",}")) name.erase(name.size() - 2, 1);
-    if (absl::EndsWith(name, "{}")) name.resize(name.size() - 2);
-    EXPECT_TRUE(absl::SimpleAtod(line.substr(space + 1), &samples[name])) << line;
-  }
-  return samples;
-}
-
-class MetricsPageTest : public ::testing::Test {
- protected:
-  explicit MetricsPageTest(size_t tenants_max = 50)
-      : records_(64, 8),
-        executor_(&clock_),
-        engine_(Options(&records_), &executor_, nullptr, &clock_),
-        metrics_({.model_name = "test",
-                  .context_tokens = 256,
-                  .capacity = {.sequences_max = 8, .pool_tokens = 256},
-                  .tenants_max = tenants_max},
-                 &clock_) {
-    model_.kv_block_tokens = 4;
-    parts_.model = &model_;
-    parts_.engine = &engine_;
-    parts_.admission = &admission_;
-    parts_.clock = &clock_;
-    parts_.calls = &calls_;
-    parts_.counters = &counters_;
-    parts_.metrics = &metrics_;
-  }
-
-  static EngineOptions Options(StepRecords* records) {
-    EngineOptions options;
-    options.context_tokens = 256;
-    options.blocks = 64;
-    options.block_tokens = 4;
-    options.sequences_max = 8;
-    options.step_tokens_max = 64;
-    options.prefill_tokens_min = 8;
-    options.logit_rows_max = 16;
-    options.inbox_max = 64;
-    options.records = records;
-    options.period_ns = 5 * kStepNs;
-    options.rate_card = {.id = "card", .micro_usd_per_hour = 3'600'000'000};  // a dollar a second
-    return options;
-  }
-
-  std::shared_ptr<TokenStream> Submit(int32_t prompt_tokens, int32_t max_tokens,
-                                      const std::string& tenant = "acme", int32_t choices = 1) {
-    Request request;
-    request.id = absl::StrCat("request-", submitted_++);
-    request.tenant = tenant;
-    request.prompt.assign(prompt_tokens, same_prompt_ ? 5 : 5 + submitted_);
-    request.sampling.max_tokens = max_tokens;
-    request.sampling.choices = choices;
-    request.sampling.seed = 1;
-    request.text_output = false;
-    request.received_ns = clock_.NowNs();
-    request.stream = std::make_shared<TokenStream>(choices, TokenStream::Limits{});
-    const std::shared_ptr<TokenStream> stream = request.stream;
-    EXPECT_TRUE(engine_.Submit(std::move(request)).ok());
-    return stream;
-  }
-
-  // One step, and what the books' thread does after it.
-  bool Step() {
-    const bool worked = engine_.Step();
-    while (StepRecord* record = records_.Front()) {
-      metrics_.Observe(*record);
-      for (const EndedRequest& ended : record->ended) rows_.push_back(ended.row);
-      for (const Period& period : record->periods) periods_.push_back(period);
-      records_.Release();
-    }
-    return worked;
-  }
-  void RunAll() {
-    while (Step()) {
-    }
-  }
-
-  std::map<std::string, double> Page() { return Samples(metrics_.Format(parts_)); }
-
-  FakeClock clock_;
-  StepRecords records_;
-  TimedExecutor executor_;
-  Engine engine_;
-  AdmissionControl admission_{AdmissionLimits{}};
-  CallRegistry calls_;
-  ServiceCounters counters_;
-  ServedModel model_;
-  Metrics metrics_;
-  ServiceParts parts_;
-  std::vector<RequestRow> rows_;
-  std::vector<Period> periods_;
-  int submitted_ = 0;
-  bool same_prompt_ = false;
-};
-
-// vLLM's test, as ours: R requests of P prompt and T output tokens, one after the other.
-TEST_F(MetricsPageTest, VllmCountsOfSerialRequestsAreVllms) {
-  constexpr int kRequests = 10;
-  constexpr int kPrompt = 12;
-  constexpr int kTokens = 7;
-  for (int i = 0; i < kRequests; ++i) {
-    Submit(kPrompt, kTokens);
-    RunAll();
-  }
-  auto page = Page();
-  EXPECT_EQ(page["vllm:time_to_first_token_seconds_count"], kRequests);
-  EXPECT_EQ(page["vllm:inter_token_latency_seconds_count"], kRequests * (kTokens - 1));
-  EXPECT_NEAR(page["vllm:inter_token_latency_seconds_sum"], kRequests * (kTokens - 1) * 1e-3, 1e-9);
-  EXPECT_EQ(page["vllm:iteration_tokens_total_sum"], kRequests * (kPrompt + kTokens));
-  EXPECT_EQ(page["vllm:iteration_tokens_total_count"], kRequests * kTokens);
-  EXPECT_EQ(page["vllm:prompt_tokens_total"], kRequests * kPrompt);
-  EXPECT_EQ(page["vllm:generation_tokens_total"], kRequests * kTokens);
-  EXPECT_EQ(page["vllm:request_prompt_tokens_sum"], kRequests * kPrompt);
-  EXPECT_EQ(page["vllm:request_prompt_tokens_count"], kRequests);
-  EXPECT_EQ(page["vllm:request_generation_tokens_sum"], kRequests * kTokens);
-  EXPECT_EQ(page["vllm:request_generation_tokens_bucket{le=\"10\"}"], kRequests);
-  EXPECT_EQ(page["vllm:request_generation_tokens_bucket{le=\"5\"}"], 0);
-  EXPECT_EQ(page["vllm:request_params_n_bucket{le=\"1\"}"], kRequests);
-  EXPECT_EQ(page["vllm:e2e_request_latency_seconds_count"], kRequests);
-  EXPECT_NEAR(page["vllm:e2e_request_latency_seconds_sum"], kRequests * kTokens * 1e-3, 1e-9);
-  EXPECT_EQ(page["vllm:request_success_total{finished_reason=\"length\"}"], kRequests);
-  EXPECT_EQ(page["vllm:request_success_total{finished_reason=\"abort\"}"], 0);
-  EXPECT_EQ(page["vllm:prompt_tokens_by_source_total{source=\"local_compute\"}"],
-            kRequests * kPrompt);
-}
 
 TEST_F(MetricsPageTest, WhatThePrefixCacheSavedIsCounted) {
   same_prompt_ = true;
@@ -209,49 +36,10 @@ TEST_F(MetricsPageTest, WhatThePrefixCacheSavedIsCounted) {
   EXPECT_EQ(page["tuppence_kv_blocks_used"], 0);
   EXPECT_EQ(page["vllm:prefix_cache_queries_total"], 39);
   EXPECT_EQ(page["vllm:prefix_cache_hits_total"], 24);
+  EXPECT_EQ(page["vllm:prompt_tokens_cached_total"], 24);
+  EXPECT_EQ(page["vllm:request_prefill_kv_computed_tokens_sum"], 15);
   EXPECT_EQ(page["vllm:prompt_tokens_by_source_total{source=\"local_cache_hit\"}"], 24);
   EXPECT_EQ(page["vllm:prompt_tokens_by_source_total{source=\"local_compute\"}"], 15);
-}
-
-TEST_F(MetricsPageTest, VllmCountsOfRequestsInCompanyAddUpTheSame) {
-  for (int i = 0; i < 6; ++i) Submit(10 + i, 5);
-  RunAll();
-  auto page = Page();
-  EXPECT_EQ(page["vllm:inter_token_latency_seconds_count"], 6 * 4);
-  EXPECT_EQ(page["vllm:iteration_tokens_total_sum"], 75 + 6 * 5);
-}
-
-TEST_F(MetricsPageTest, GaugesGoBackToZeroAfterAnAbort) {
-  const auto first = Submit(12, 100);
-  const auto second = Submit(12, 100);
-  for (int i = 0; i < 5; ++i) Step();
-  auto page = Page();
-  EXPECT_EQ(page["vllm:num_requests_running"], 2);
-  EXPECT_GT(page["vllm:kv_cache_usage_perc"], 0);
-  EXPECT_GT(page["tuppence_kv_blocks_used"], 0);
-  first->Cancel();
-  second->Cancel();
-  RunAll();
-  page = Page();
-  EXPECT_EQ(page["vllm:num_requests_running"], 0);
-  EXPECT_EQ(page["vllm:num_requests_waiting"], 0);
-  EXPECT_EQ(page["vllm:kv_cache_usage_perc"], 0);
-  EXPECT_EQ(page["vllm:request_success_total{finished_reason=\"abort\"}"], 2);
-  EXPECT_EQ(page["tuppence_requests_ended_total{outcome=\"cancelled\"}"], 2);
-  EXPECT_EQ(page["tuppence_kv_blocks_used"], 0);
-  EXPECT_EQ(page["tuppence_kv_blocks_free"], 64);
-}
-
-TEST_F(MetricsPageTest, WhatEndpointPickersReadIsThereBeforeTheFirstRequest) {
-  const std::string page = metrics_.Format(parts_);
-  for (const char* family :
-       {"vllm:num_requests_running{", "vllm:num_requests_waiting{", "vllm:kv_cache_usage_perc{",
-        "vllm:engine_sleep_state{", "vllm:num_preemptions_total{", "vllm:prefix_cache_hits_total{",
-        "vllm:request_success_total{", "vllm:time_to_first_token_seconds_bucket{"}) {
-    EXPECT_THAT(page, HasSubstr(family));
-  }
-  EXPECT_THAT(page, HasSubstr("vllm:cache_config_info{model_name=\"test\",engine=\"0\","
-                              "block_size=\"4\",num_gpu_blocks=\"64\""));
 }
 
 // Every row of the table but the store's, which there is none of here.
@@ -292,6 +80,80 @@ TEST_F(MetricsPageTest, StepsAndBooksGoOnWhileAScrapeStandsStill) {
   EXPECT_TRUE(in_time) << "a step or its record waited for the scrape";
   EXPECT_EQ(rows_.size(), 1u);
   EXPECT_EQ(engine_.Snapshot().steps, 40);
+}
+
+// The clock of the one that scrapes, which stands still at a reading of its own.
+class StandingClock final : public Clock {
+ public:
+  explicit StandingClock(const Clock* clock) : clock_(clock) {}
+  int64_t NowNs() const override {
+    Read();
+    return clock_->NowNs();
+  }
+  int64_t UtcNs() const override {
+    Read();
+    return clock_->UtcNs();
+  }
+
+  void StandAt(int reading) { left_ = reading; }
+  bool Stands() { return stands_.WaitForNotificationWithTimeout(absl::Seconds(60)); }
+  // True when it stood until now.
+  bool GoOn() {
+    go_on_.Notify();
+    return in_time_;
+  }
+
+ private:
+  void Read() const {
+    if (left_-- != 0) return;
+    stands_.Notify();
+    in_time_ = go_on_.WaitForNotificationWithTimeout(absl::Seconds(60));
+  }
+
+  const Clock* const clock_;
+  mutable std::atomic<int> left_ = -1;
+  mutable std::atomic<bool> in_time_ = true;
+  mutable absl::Notification stands_, go_on_;
+};
+
+// Wherever a scrape reads the time, which is also under the lock that it shares with the books.
+TEST_F(MetricsPageTest, NoStepWaitsForAScrapeThatHoldsALock) {
+  Budgets budgets;
+  parts_.budgets = &budgets;
+  constexpr int kReadings = 3;  // the process's, under the books' lock, the budgets'
+  for (int reading = 0; reading < kReadings; ++reading) {
+    StandingClock clock(&clock_);
+    Metrics metrics({.model_name = "test", .context_tokens = 256}, &clock);
+    parts_.clock = &clock;
+    clock.StandAt(reading);
+    std::thread scraper([&] { metrics.Format(parts_); });
+    EXPECT_TRUE(clock.Stands());
+    Submit(12, 20);
+    engine_.SetRateCard({.id = absl::StrCat("card", reading), .micro_usd_per_hour = 1});
+    for (int i = 0; i < 20; ++i) EXPECT_TRUE(engine_.Step());
+    EXPECT_TRUE(clock.GoOn()) << "a step waited for the scrape";
+    scraper.join();
+    EXPECT_EQ(engine_.Snapshot().steps, 20 * (reading + 1));
+    EXPECT_EQ(engine_.ledger().rate_card().id, absl::StrCat("card", reading));
+    RunAll();
+  }
+}
+
+TEST_F(MetricsPageTest, ANewRateCardIsTakenThoughScrapesReadTheOldOneAllTheTime) {
+  std::atomic<bool> done = false;
+  std::thread scraper([&] {
+    while (!done.load()) engine_.rate_card();
+  });
+  for (int i = 0; i < 200; ++i) {
+    const std::string id = absl::StrCat("card", i);
+    engine_.SetRateCard({.id = id, .micro_usd_per_hour = 1 + i});
+    // A step that finds the lock taken leaves the card to the next.
+    const auto taken = [&] { return engine_.ledger().rate_card().id == id; };
+    for (int steps = 0; !taken() && steps < 100'000; ++steps) Step();
+    ASSERT_TRUE(taken()) << id;
+  }
+  done.store(true);
+  scraper.join();
 }
 
 TEST_F(MetricsPageTest, MoneyAndTimeAgreeWithTheRowsAndTheLedger) {

@@ -42,6 +42,8 @@ void ReadDetail(const google::protobuf::Any& detail, CallEnd* end) {
   google::rpc::RetryInfo retry;
   google::rpc::QuotaFailure quota;
   google::rpc::RequestInfo request;
+  v1::Usage usage;
+  v1::Cost cost;
   if (detail.UnpackTo(&bad)) {
     for (const auto& violation : bad.field_violations()) {
       end->violations.push_back({violation.field(), violation.description()});
@@ -56,6 +58,10 @@ void ReadDetail(const google::protobuf::Any& detail, CallEnd* end) {
     end->quota_subject = quota.violations(0).subject();
   } else if (detail.UnpackTo(&request)) {
     end->request_id = request.request_id();
+  } else if (detail.UnpackTo(&usage)) {
+    end->usage = usage;
+  } else if (detail.UnpackTo(&cost)) {
+    end->cost = cost;
   }
 }
 

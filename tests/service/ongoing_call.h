@@ -48,6 +48,8 @@ struct CallEnd {
   std::optional<int64_t> retry_ms;
   std::string quota_subject;
   std::string request_id;  // RequestInfo's
+  std::optional<v1::Usage> usage;
+  std::optional<v1::Cost> cost;
   std::multimap<std::string, std::string> initial;
   std::multimap<std::string, std::string> trailing;
 };
