@@ -311,7 +311,7 @@ def fill_and_empty(api, small, service, serves):
         while True:
             file.write(b"x" * 4096)
     with contextlib.suppress(grpc.RpcError):
-        stub.ask(max_tokens=4)  # its row is what cannot be written
+        stub.ask(max_tokens=4, timeout=5)  # its row is what cannot be written
     if serves:
         for _ in range(20):
             assert stub.ask(max_tokens=4).cost.unrecorded
