@@ -49,15 +49,7 @@ install_and_build() {
 
 [ -n "${TUPPENCE_BINARY:-}" ] || install_and_build
 
-note "Start"
-SECONDS=0
-# Its own session, so that a Ctrl-C reaches it once, through the trap, and not from the terminal too:
-# a second signal would cut the drain short.
-setsid "$binary" serve --model deploy/demo_model/checkpoint --port "$port" --admin-port "$admin_port" \
-  --price-per-hour "$price" --rate-card-id example "$@" &
-service=$!
-trap 'kill -TERM "$service" 2>/dev/null || true' INT TERM
-
+# Of whatever service has the admin port.
 ready() {
   local line
   exec 3<>"/dev/tcp/127.0.0.1/$admin_port" || return 1
@@ -66,6 +58,19 @@ ready() {
   exec 3>&-
   [[ $line == *" 200 "* ]]
 } 2>/dev/null
+
+note "Start"
+SECONDS=0
+if ready; then
+  echo "A service answers on port $admin_port already: stop it, or set TUPPENCE_PORT and TUPPENCE_ADMIN_PORT" >&2
+  exit 1
+fi
+# Its own session, so that a Ctrl-C reaches it once, through the trap, and not from the terminal too:
+# a second signal would cut the drain short.
+setsid "$binary" serve --model deploy/demo_model/checkpoint --port "$port" --admin-port "$admin_port" \
+  --price-per-hour "$price" --rate-card-id example "$@" &
+service=$!
+trap 'kill -TERM "$service" 2>/dev/null || true' INT TERM
 
 until ready; do
   if ! kill -0 "$service" 2>/dev/null; then

@@ -271,22 +271,13 @@ asio::awaitable<void> SendFileContent(const HttpRoutes& routes, HttpExchange& ex
   close(file);
 }
 
-asio::awaitable<void> CreateBatch(const HttpRoutes& routes, HttpExchange& exchange) {
-  const ServiceParts& parts = routes.parts();
-  const int64_t received_ns = parts.clock->NowNs();
-  CallIdentity identity;
-  absl::Status status = ReadCaller(parts, exchange.request(), &identity);
-  HttpReply reply;
-  if (status.ok()) {
-    const absl::StatusOr<MadeBatch> made = MakeBatch(parts, identity, exchange.request());
-    status = made.status();
-    if (made.ok()) reply.body = DumpJson(OpenAiBatch(made->record));
-    if (made.ok() && made->replayed) reply.headers.emplace_back(kReplayedKey, "true");
-  }
-  if (!status.ok()) reply = ErrorReply(status);
-  AddIds(identity, &reply.headers);
-  CountCall(parts, Method::kBatches, identity, status, received_ns);
-  co_await exchange.Reply(std::move(reply));
+absl::StatusOr<HttpReply> CreateBatch(const ServiceParts& parts, const CallIdentity& identity,
+                                      const HttpRequest& request) {
+  const absl::StatusOr<MadeBatch> made = MakeBatch(parts, identity, request);
+  if (!made.ok()) return made.status();
+  HttpReply reply = {.body = DumpJson(OpenAiBatch(made->record))};
+  if (made->replayed) reply.headers.emplace_back(kReplayedKey, "true");
+  return reply;
 }
 
 absl::StatusOr<Json> ListBatches(const ServiceParts& parts, const CallIdentity& identity,

@@ -23,7 +23,8 @@ absl::StatusOr<nlohmann::ordered_json> DeleteFile(const ServiceParts& parts,
                                                   const HttpRequest& request);
 boost::asio::awaitable<void> SendFileContent(const HttpRoutes& routes, HttpExchange& exchange);
 
-boost::asio::awaitable<void> CreateBatch(const HttpRoutes& routes, HttpExchange& exchange);
+absl::StatusOr<HttpReply> CreateBatch(const ServiceParts& parts, const CallIdentity& identity,
+                                      const HttpRequest& request);
 absl::StatusOr<nlohmann::ordered_json> ListBatches(const ServiceParts& parts,
                                                    const CallIdentity& identity,
                                                    const HttpRequest& request);

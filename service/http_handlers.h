@@ -33,10 +33,12 @@ std::string DumpJson(const nlohmann::ordered_json& json);
 absl::Status ReadCaller(const ServiceParts& parts, const HttpHeader& header,
                         CallIdentity* identity);
 
-using AnswerAtOnce = absl::StatusOr<nlohmann::ordered_json> (*)(const ServiceParts& parts,
-                                                                const CallIdentity& identity,
-                                                                const HttpRequest& request);
-template <Method method, AnswerAtOnce answer>
+inline HttpReply ReplyOf(HttpReply reply) { return reply; }
+inline HttpReply ReplyOf(const nlohmann::ordered_json& json) { return {.body = DumpJson(json)}; }
+
+// `answer` takes the parts, who calls and the request; it returns the JSON of the answer or, where
+// that has headers of its own, the HttpReply, or why there is none.
+template <Method method, auto answer>
 boost::asio::awaitable<void> AtOnce(const HttpRoutes& routes, HttpExchange& exchange) {
   const ServiceParts& parts = routes.parts();
   const int64_t received_ns = parts.clock->NowNs();
@@ -47,9 +49,9 @@ boost::asio::awaitable<void> AtOnce(const HttpRoutes& routes, HttpExchange& exch
   }
   HttpReply reply;
   if (status.ok()) {
-    const absl::StatusOr<nlohmann::ordered_json> json = answer(parts, identity, exchange.request());
-    status = json.status();
-    if (json.ok()) reply.body = DumpJson(*json);
+    auto answered = answer(parts, identity, exchange.request());
+    status = answered.status();
+    if (answered.ok()) reply = ReplyOf(*std::move(answered));
   }
   if (!status.ok()) reply = ErrorReply(status);
   AddOwnHeaders(parts, identity, &reply.headers);

@@ -122,7 +122,7 @@ constexpr HttpRoute kRoutes[] = {
     {"GET", "/v1/files/*", kNone, Method::kFiles, false, AtOnce<Method::kFiles, GetFile>},
     {"DELETE", "/v1/files/*", kNone, Method::kFiles, false, AtOnce<Method::kFiles, DeleteFile>},
     {"GET", "/v1/files/*/content", kNone, Method::kFiles, false, SendFileContent},
-    {"POST", "/v1/batches", kJson, Method::kBatches, false, CreateBatch},
+    {"POST", "/v1/batches", kJson, Method::kBatches, false, AtOnce<Method::kBatches, CreateBatch>},
     {"GET", "/v1/batches", kNone, Method::kBatches, false, AtOnce<Method::kBatches, ListBatches>},
     {"GET", "/v1/batches/*", kNone, Method::kBatches, false, AtOnce<Method::kBatches, GetBatch>},
     {"POST", "/v1/batches/*/cancel", kNone, Method::kBatches, false,

@@ -31,6 +31,7 @@ Signals::Signals() {
   const sigset_t set = Watched();
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   signal(SIGPIPE, SIG_IGN);  // a caller that goes away is an error of that write
+  signal(SIGXFSZ, SIG_IGN);  // and so is a limit on the size of files
   thread_ = std::thread([this] { Run(); });
 }
 

@@ -295,7 +295,7 @@ TEST_F(TokenizerTest, FilesThatContradictOneAnotherAreRefused) {
               {{"type", "BPE"},
                {"byte_fallback", true},
                {"vocab", {{"a", 260}}},
-               {"merges", {merge}}}}},
+               {"merges", json::array({merge})}}}},
             "model.merges holds " + merge.dump());
   }
   json config = TinyTokenizerConfig(model);
