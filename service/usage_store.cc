@@ -52,8 +52,9 @@ constexpr char kInsertRateCard[] = R"sql(
 INSERT INTO rate_cards (rate_card_id, micro_usd_per_hour, source, valid_from_utc_ns)
 VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING)sql";
 
-// Writes a page although it changes nothing.
-constexpr char kTrial[] = "UPDATE runs SET ended_ns = NULL WHERE run_id = ?";
+// There and back: a page is written although nothing has changed in the end. SQLite writes none for
+// a value that is there already.
+constexpr char kTrial[] = "UPDATE runs SET ended_ns = ? WHERE run_id = ?";
 
 // A run that is not ours and has not ended was killed. It lived at least until its last sign, its
 // last period's end, its last row: rows become durable in the order of `sequence`, near enough.
@@ -273,9 +274,14 @@ absl::Status UsageStore::Write(std::span<const EndedRequest> ended, std::span<co
     for (const Period& period : periods) {
       if (absl::Status status = WritePeriod(period); !status.ok()) return status;
     }
-    if (!ended.empty() || !periods.empty() || !holds.empty()) return absl::OkStatus();
-    statements_->trial << run_id_;
-    return Done(statements_->trial.Run());
+    // What is gone may never have been there, and taking it away then writes nothing: on a full
+    // disk that would pass for a commit.
+    if (!ended.empty() || !periods.empty() || !holds.made.empty()) return absl::OkStatus();
+    SqliteStatement& trial = statements_->trial;
+    trial << int64_t{0} << run_id_;
+    if (!trial.Run()) return Failure();
+    trial.If(false, int64_t{0}) << run_id_;
+    return Done(trial.Run());
   });
 }
 

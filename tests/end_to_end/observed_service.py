@@ -84,7 +84,7 @@ class Service:
         self.name = name
         self.port, self.admin_port = free_port(), free_port()
         self.folder = pathlib.Path(folder)
-        command = [binary] if isinstance(binary, str) else binary
+        command = binary if isinstance(binary, list) else [binary]
         self.command = [*command, "serve", "--model", model, "--port", str(self.port),
                         "--admin-port", str(self.admin_port), "--log-level", "warning", *flags]
         self.process = None

@@ -197,6 +197,33 @@ TEST_P(BrokenDiskTest, HoldsThatBeganAndEndedMeanwhileNeverReachTheStore) {
   End();
 }
 
+// A hold is what could not be written; then its request has ended, and nothing waits any more.
+TEST_P(BrokenDiskTest, WhatWritesNothingIsNoSignThatTheDiskIsWell) {
+  Budgets budgets;
+  budgets.SetBudgets({.tenants = {}, .others = Budget{1'000'000, BudgetSpan::kMonth}});
+  options_.budgets = &budgets;
+  options_.when_unrecordable = WhenUnrecordable::kServe;
+  Begin();
+  Publish(0).end();
+  Break();
+  EndedRequest ended = MakeEnded(1);
+  ASSERT_TRUE(budgets
+                  .Hold({.request_id = ended.row.id,
+                         .tenant = ended.row.tenant,
+                         .nanousd = 1,
+                         .held_utc_ns = ended.row.received_utc_ns})
+                  .ok());
+  ASSERT_TRUE(Soon([&] { return unrecorded_.load(); }));
+  ended.row.unrecorded = true;
+  Publish(std::move(ended)).end();
+  const int64_t failed = books_->Snapshot().commits_failed;
+  EXPECT_TRUE(Soon([&] { return books_->Snapshot().commits_failed >= failed + 3; }));
+  EXPECT_TRUE(unrecorded_);
+  disk_.Repair();
+  EXPECT_TRUE(Soon([&] { return !unrecorded_; }));
+  End();
+}
+
 INSTANTIATE_TEST_SUITE_P(Disks, BrokenDiskTest,
                          testing::Values(CrashDisk::Fault::kFull, CrashDisk::Fault::kNoSync),
                          [](const auto& info) {
