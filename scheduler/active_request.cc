@@ -124,14 +124,18 @@ Usage ActiveRequest::UsageAt(int64_t now_ns) const {
     usage.mean_requests_per_step =
         static_cast<double>(requests_in_steps) / static_cast<double>(steps);
   }
-  // A request that never got somewhere spent the rest of its time on the way there.
-  const int64_t scheduled_ns = first_scheduled_ns < 0 ? now_ns : first_scheduled_ns;
-  const int64_t token_ns = first_token_ns < 0 ? now_ns : first_token_ns;
+  // A request that never got somewhere spent the rest of its time on the way there. One that comes
+  // while a step begins is received a little after the moment that the step goes by.
+  const auto at_least_received = [&](int64_t ns) { return std::max(ns, request.received_ns); };
+  const int64_t end_ns = at_least_received(now_ns);
+  const int64_t scheduled_ns =
+      first_scheduled_ns < 0 ? end_ns : at_least_received(first_scheduled_ns);
+  const int64_t token_ns = first_token_ns < 0 ? end_ns : at_least_received(first_token_ns);
   usage.queue_ns = scheduled_ns - request.received_ns;
   usage.prefill_ns = token_ns - scheduled_ns;
-  usage.decode_ns = now_ns - token_ns;
-  usage.total_ns = now_ns - request.received_ns;
-  if (first_token_ns >= 0) usage.time_to_first_token_ns = first_token_ns - request.received_ns;
+  usage.decode_ns = end_ns - token_ns;
+  usage.total_ns = end_ns - request.received_ns;
+  if (first_token_ns >= 0) usage.time_to_first_token_ns = token_ns - request.received_ns;
   return usage;
 }
 

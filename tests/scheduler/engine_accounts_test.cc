@@ -18,6 +18,27 @@ TEST(EngineTest, TimeWithoutWorkIsIdleAndTimeBeforeTheFirstStepIsStartup) {
   EXPECT_EQ(totals.request_ns, harness.received(0).end->cost.machine_ns);
 }
 
+// A step goes by the moment at which it begins; a caller's thread may stamp a request after that
+// and still be heard in it. Nobody waits for less than nothing.
+TEST(EngineTest, TimesAreNoneWhereARequestIsReceivedAfterItsStepBegan) {
+  EngineHarness harness(SmallEngineOptions());
+  const int64_t now_ns = harness.clock().NowNs();
+  for (const char* id : {"answered", "cancelled"}) {
+    Request request = MakeRequest(id, 4, 4);
+    request.received_ns = now_ns + 7;
+    harness.Submit(request);
+  }
+  harness.stream(1).Cancel();
+  harness.Run();
+  const Usage& answered = harness.received(0).end->usage;
+  EXPECT_EQ(answered.queue_ns, 0);
+  EXPECT_EQ(answered.queue_ns + answered.prefill_ns + answered.decode_ns, answered.total_ns);
+  EXPECT_EQ(answered.total_ns, harness.clock().NowNs() - now_ns - 7);
+  const Usage& cancelled = harness.received(1).end->usage;
+  EXPECT_EQ(cancelled.total_ns, 0);
+  EXPECT_EQ(cancelled.queue_ns, 0);
+}
+
 TEST(EngineTest, RecomputationAfterAPreemptionIsOverheadNotTheVictims) {
   EngineOptions options = SmallEngineOptions();
   options.blocks = 14;
