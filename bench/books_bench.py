@@ -79,12 +79,12 @@ def p99(family):
         low, below = bound, count
 
 
-def delay(build, folder, rate, seconds=20):
+def delay(build, folder, rate):
     ends = {}
     for kind in ("without", "with"):
         store = ["--usage-store", f"{folder}/delay.db"] if kind == "with" else []
         with Service(build, "null", *PRICE, *store):
-            ends[kind] = load(build, "--rate", str(rate), "--seconds", str(seconds), "--prompt",
+            ends[kind] = load(build, "--rate", str(rate), "--seconds", "20", "--prompt",
                               "300", "--output", "20")["end_to_end_seconds"]
             if store:
                 mean_s = metric("tuppence_store_commit_seconds_sum") / metric(

@@ -158,7 +158,6 @@ constexpr std::string_view kFieldsWithoutEffect[] = {
     "initializer_range",
     "is_decoder",
     "label2id",
-    "layer_types",
     "length_penalty",
     "max_length",
     "min_length",

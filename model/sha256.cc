@@ -1,4 +1,4 @@
-#include "service/sha256.h"
+#include "model/sha256.h"
 
 #include <openssl/evp.h>
 

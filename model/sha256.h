@@ -1,5 +1,5 @@
-// Sha256: of text that comes in pieces. Used for what is asked under an idempotency key, so that
-// the same request is known again.
+// Sha256: of bytes that come in pieces. Used for a checkpoint's SHA256SUMS, and for what is asked
+// under an idempotency key, so that the same request is known again.
 #pragma once
 
 #include <memory>

@@ -1,11 +1,8 @@
 // See sha256_sums.h.
 #include "model/sha256_sums.h"
 
-#include <openssl/evp.h>
-
 #include <algorithm>
 #include <cstdint>
-#include <memory>
 #include <utility>
 #include <vector>
 
@@ -14,8 +11,8 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "model/check.h"
 #include "model/file.h"
+#include "model/sha256.h"
 
 namespace tuppence {
 namespace {
@@ -47,22 +44,16 @@ absl::StatusOr<Sum> ParseLine(absl::string_view line) {
 }
 
 absl::StatusOr<std::string> Sha256Hex(const File& file) {
-  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(),
-                                                                        &EVP_MD_CTX_free);
-  CHECK_EQ(EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr), 1);
+  Sha256 sha256;
   std::vector<char> chunk(size_t{1} << 20);
   for (int64_t at = 0; at < file.bytes();) {
     const int64_t bytes = std::min<int64_t>(static_cast<int64_t>(chunk.size()), file.bytes() - at);
     absl::Status read = file.ReadAt(at, bytes, chunk.data());
     if (!read.ok()) return read;
-    CHECK_EQ(EVP_DigestUpdate(context.get(), chunk.data(), static_cast<size_t>(bytes)), 1);
+    sha256.Add({chunk.data(), static_cast<size_t>(bytes)});
     at += bytes;
   }
-  std::string digest(kDigestHexChars / 2, '\0');
-  CHECK_EQ(
-      EVP_DigestFinal_ex(context.get(), reinterpret_cast<unsigned char*>(digest.data()), nullptr),
-      1);
-  return absl::BytesToHexString(digest);
+  return sha256.Finish();
 }
 
 absl::Status Compare(const std::string& folder, const Sum& sum) {

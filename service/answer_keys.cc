@@ -5,11 +5,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/check.h"
+#include "model/sha256.h"
 #include "scheduler/refusal.h"
 #include "service/convert.h"
 #include "service/generation.h"
 #include "service/rpc_status.h"
-#include "service/sha256.h"
 
 namespace tuppence {
 namespace {

@@ -8,12 +8,12 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "model/sha256.h"
 #include "model/strict_json.h"
 #include "service/batch_jobs.h"
 #include "service/http_handlers.h"
 #include "service/json_reader.h"
 #include "service/rpc_status.h"
-#include "service/sha256.h"
 
 namespace tuppence {
 namespace {

@@ -17,6 +17,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "model/sha256.h"
 #include "model/utf8.h"
 #include "service/batch_input.h"
 #include "service/file_store.h"
@@ -24,7 +25,6 @@
 #include "service/http_handlers.h"
 #include "service/http_multipart.h"
 #include "service/rpc_status.h"
-#include "service/sha256.h"
 
 namespace tuppence {
 namespace {

@@ -12,7 +12,8 @@ with tempfile.TemporaryDirectory() as made:  # an application would keep the gen
     sys.path.append(made)
     from tuppence.v1 import tuppence_pb2 as api
 
-question, seconds = (sys.argv[2:] + ["Where is my order 48213?", "30"][len(sys.argv) - 2:])[:2]
+question = sys.argv[2] if len(sys.argv) > 2 else "Where is my order 48213?"
+seconds = float(sys.argv[3]) if len(sys.argv) > 3 else 30
 request = api.GenerateRequest(sampling=api.SamplingParams(temperature=0, max_tokens=200))
 request.chat.messages.add(role=api.ROLE_SYSTEM, content="Order 48213: status shipped; carrier DHL; "
                           "expected 14 March 2026; items 2; total 39.90 EUR")
@@ -22,7 +23,7 @@ channel = grpc.insecure_channel(sys.argv[1], options=[("grpc.enable_http_proxy",
     ("grpc.service_config", (here / "service_config.json").read_text())])  # retries, before the first token only
 generate = channel.unary_stream("/tuppence.v1.Inference/Generate", api.GenerateRequest.SerializeToString,
                                 api.GenerateResponse.FromString)
-call = generate(request, timeout=float(seconds))  # the service stops working then, too
+call = generate(request, timeout=seconds)  # the service stops working then, too
 try:
     for message in call:
         print("".join(choice.text for choice in message.choices), end="", flush=True)

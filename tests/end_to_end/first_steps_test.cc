@@ -1,12 +1,8 @@
 // What a newcomer runs: deploy/run.sh, with a program that is built already, and the Python
 // example, with its deadline and its way to stop.
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
 #include <signal.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <thread>
 #include <vector>
@@ -83,24 +79,12 @@ TEST(ExampleTest, StopsAtAnInterruptAndSoDoesTheService) {
   })) << busy.service().Story();
 }
 
-int FreePort() {
-  const int holder = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  EXPECT_EQ(bind(holder, reinterpret_cast<sockaddr*>(&address), size), 0);
-  EXPECT_EQ(getsockname(holder, reinterpret_cast<sockaddr*>(&address), &size), 0);
-  close(holder);
-  return ntohs(address.sin_port);
-}
-
 TEST(RunScriptTest, AnswersWithAPriceServesAndDrains) {
   const TemporaryFolder folder;
   const std::vector<std::string> command = {"env",
                                             "TUPPENCE_BINARY=" + kBinary,
-                                            "TUPPENCE_PORT=" + std::to_string(FreePort()),
-                                            "TUPPENCE_ADMIN_PORT=" + std::to_string(FreePort()),
+                                            "TUPPENCE_PORT=" + HeldPort().port(),
+                                            "TUPPENCE_ADMIN_PORT=" + HeldPort().port(),
                                             "TUPPENCE_USAGE_STORE=" + folder.path() + "/usage.db",
                                             "bash",
                                             std::string(TUPPENCE_SOURCE_DIR) + "/deploy/run.sh"};

@@ -1,9 +1,12 @@
 // See process.h.
 #include "tests/end_to_end/process.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -49,6 +52,20 @@ std::string ReadFile(const std::string& path) {
   text << file.rdbuf();
   return text.str();
 }
+
+HeldPort::HeldPort() : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  auto* const plain = reinterpret_cast<sockaddr*>(&address);
+  if (bind(socket_, plain, size) != 0 || getsockname(socket_, plain, &size) != 0) {
+    throw std::runtime_error("cannot take a port");
+  }
+  port_ = ntohs(address.sin_port);
+}
+
+HeldPort::~HeldPort() { close(socket_); }
 
 Process::Process(const std::vector<std::string>& arguments, const std::string& folder) {
   std::vector<char*> pointers;

@@ -52,6 +52,22 @@ class Process {
   std::optional<int> exit_code_;
 };
 
+// A port of this machine that nobody else gets while this lives, and that nobody listens on.
+class HeldPort {
+ public:
+  HeldPort();
+  ~HeldPort();
+  HeldPort(const HeldPort&) = delete;
+  HeldPort& operator=(const HeldPort&) = delete;
+
+  int socket() const { return socket_; }
+  std::string port() const { return std::to_string(port_); }
+
+ private:
+  int socket_ = -1;
+  int port_ = 0;
+};
+
 struct Finished {
   int exit_code = -1;  // -1: it took longer than the time given, and was killed
   std::string output;

@@ -1,8 +1,6 @@
 // How the program refuses to start, and how it ends: one clear line and an exit code.
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -45,15 +43,9 @@ std::string ErrorLine(const std::string& log) {
 }
 
 TEST(StartTest, RefusesAPortInUse) {
-  const int holder = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  ASSERT_EQ(bind(holder, reinterpret_cast<sockaddr*>(&address), size), 0);
-  ASSERT_EQ(listen(holder, 1), 0);
-  ASSERT_EQ(getsockname(holder, reinterpret_cast<sockaddr*>(&address), &size), 0);
-  const std::string port = std::to_string(ntohs(address.sin_port));
+  const HeldPort held;
+  ASSERT_EQ(listen(held.socket(), 1), 0);
+  const std::string port = held.port();
   const std::pair<const char*, const char*> doors[] = {{"--port", "0"}, {"--admin-port", "0"}};
   for (const auto& [flag, unused] : doors) {
     // A flag given twice: the last would win or be refused; so each door gets its own command.
@@ -65,7 +57,6 @@ TEST(StartTest, RefusesAPortInUse) {
     EXPECT_THAT(ErrorLine(refused.errors), AllOf(HasSubstr(port), HasSubstr("in use")))
         << refused.errors;
   }
-  close(holder);
 }
 
 TEST(StartTest, RefusesAMissingFolder) {

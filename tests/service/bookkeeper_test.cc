@@ -92,6 +92,17 @@ class BookkeeperTest : public testing::TestWithParam<CrashDisk::Fault> {
     books_.reset();
   }
   void Break() { disk_.Plan(GetParam(), 0); }
+  void ServeWithBudgets(Budgets* budgets) {
+    budgets->SetBudgets({.tenants = {}, .others = Budget{1'000'000, BudgetSpan::kMonth}});
+    options_.budgets = budgets;
+    options_.when_unrecordable = WhenUnrecordable::kServe;
+  }
+  static absl::Status HoldFor(const EndedRequest& ended, Budgets* budgets) {
+    return budgets->Hold({.request_id = ended.row.id,
+                          .tenant = ended.row.tenant,
+                          .nanousd = 1,
+                          .held_utc_ns = ended.row.received_utc_ns});
+  }
 
   Caller Publish(EndedRequest ended) {
     Caller caller(ended.stream);
@@ -159,9 +170,7 @@ TEST_P(BrokenDiskTest, AHoldIsInTheStoreUntilTheRowIsAndTheRowsCostIsSpentFromTh
 // Or what waits would grow for as long as the disk is full.
 TEST_P(BrokenDiskTest, HoldsThatBeganAndEndedMeanwhileNeverReachTheStore) {
   Budgets budgets;
-  budgets.SetBudgets({.tenants = {}, .others = Budget{1'000'000, BudgetSpan::kMonth}});
-  options_.budgets = &budgets;
-  options_.when_unrecordable = WhenUnrecordable::kServe;
+  ServeWithBudgets(&budgets);
   Begin();
   Publish(0).end();
   Alter(path_, "CREATE TABLE seen (what TEXT)");
@@ -180,12 +189,7 @@ TEST_P(BrokenDiskTest, HoldsThatBeganAndEndedMeanwhileNeverReachTheStore) {
   };
   for (int64_t number = 2; number < 100; number += 2) {
     EndedRequest ended = unrecorded(number);
-    ASSERT_TRUE(budgets
-                    .Hold({.request_id = ended.row.id,
-                           .tenant = ended.row.tenant,
-                           .nanousd = 1,
-                           .held_utc_ns = ended.row.received_utc_ns})
-                    .ok());
+    ASSERT_TRUE(HoldFor(ended, &budgets).ok());
     Publish(unrecorded(number + 1)).end();  // with it the books take the hold
     Publish(std::move(ended)).end();
   }
@@ -200,19 +204,12 @@ TEST_P(BrokenDiskTest, HoldsThatBeganAndEndedMeanwhileNeverReachTheStore) {
 // A hold is what could not be written; then its request has ended, and nothing waits any more.
 TEST_P(BrokenDiskTest, WhatWritesNothingIsNoSignThatTheDiskIsWell) {
   Budgets budgets;
-  budgets.SetBudgets({.tenants = {}, .others = Budget{1'000'000, BudgetSpan::kMonth}});
-  options_.budgets = &budgets;
-  options_.when_unrecordable = WhenUnrecordable::kServe;
+  ServeWithBudgets(&budgets);
   Begin();
   Publish(0).end();
   Break();
   EndedRequest ended = MakeEnded(1);
-  ASSERT_TRUE(budgets
-                  .Hold({.request_id = ended.row.id,
-                         .tenant = ended.row.tenant,
-                         .nanousd = 1,
-                         .held_utc_ns = ended.row.received_utc_ns})
-                  .ok());
+  ASSERT_TRUE(HoldFor(ended, &budgets).ok());
   ASSERT_TRUE(Soon([&] { return unrecorded_.load(); }));
   ended.row.unrecorded = true;
   Publish(std::move(ended)).end();
