@@ -15,6 +15,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "nlohmann/json.hpp"
 #include "service/http_exchange.h"
 
@@ -44,13 +45,12 @@ std::string RequestText(const v1::GenerateRequest& request, const std::string& h
                {"stream", true},
                {"stream_options", {{"include_usage", true}}},
                {"return_token_ids", request.output().no_text()}};
-  if (request.has_text()) {
-    body["prompt"] = request.text();
-  } else {
-    const auto& ids = request.token_ids().ids();
-    body["prompt"] = std::vector<int32_t>(ids.begin(), ids.end());
+  if (request.has_text()) body["prompt"] = request.text();
+  std::string json = body.dump();
+  if (!request.has_text()) {  // not by the library: callers share the machine with what is measured
+    json.insert(1,
+                absl::StrCat("\"prompt\":[", absl::StrJoin(request.token_ids().ids(), ","), "],"));
   }
-  const std::string json = body.dump();
   return absl::StrCat("POST /v1/completions HTTP/1.1\r\nHost: ", host,
                       "\r\nContent-Type: application/json\r\nContent-Length: ", json.size(),
                       "\r\n\r\n", json);

@@ -31,7 +31,8 @@ namespace http = boost::beast::http;
 using tcp = asio::ip::tcp;
 using beast::error_code;
 
-constexpr size_t kWatchBytes = 512;
+constexpr size_t kWatchBytes = 512;             // what is read at once ahead of a request
+constexpr size_t kReadBytes = 16384;            // and of one
 constexpr int64_t kFarewellNs = 2'000'000'000;  // for a last answer to be read before the close
 constexpr size_t kFarewellBytesMax = 8 << 20;
 constexpr size_t kFilePieceBytes = 64 << 10;
@@ -201,6 +202,7 @@ asio::awaitable<bool> Connection<Stream>::ServeOne() {
 template <typename Stream>
 asio::awaitable<bool> Connection<Stream>::ReadHeader(Parser* parser) {
   ExpireAfter(door_->limits.header_ns);
+  buffer_.reserve(kReadBytes);
   error_code error;
   co_await http::async_read_header(stream_, buffer_, *parser, Into(error));
   if (error) co_return co_await Refuse(error);

@@ -1,9 +1,5 @@
 #include "service/request_log.h"
 
-#include <spdlog/async.h>
-#include <spdlog/logger.h>
-#include <spdlog/sinks/stdout_sinks.h>
-
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -16,8 +12,6 @@ namespace tuppence {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-constexpr size_t kLinesWaitingMax = 8192;
 
 double Milliseconds(int64_t ns) { return static_cast<double>(ns / 1000) / 1000; }
 
@@ -71,24 +65,10 @@ std::string FormatRecord(const CallRecord& record) {
   return line.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
 }
 
-RequestLog::RequestLog(std::shared_ptr<spdlog::logger> logger) : logger_(std::move(logger)) {}
+RequestLog::RequestLog(std::function<void(std::string_view)> write) : write_(std::move(write)) {}
 
-RequestLog::~RequestLog() {
-  if (logger_ != nullptr) logger_->flush();
-}
-
-void RequestLog::Write(const CallRecord& record) {
-  if (logger_ != nullptr) logger_->info(FormatRecord(record));
-}
-
-std::shared_ptr<spdlog::logger> MakeStdoutLogger() {
-  spdlog::init_thread_pool(kLinesWaitingMax, 1);
-  auto logger = std::make_shared<spdlog::async_logger>(
-      "requests", std::make_shared<spdlog::sinks::stdout_sink_mt>(), spdlog::thread_pool(),
-      spdlog::async_overflow_policy::overrun_oldest);
-  logger->set_pattern("%v");
-  logger->flush_on(spdlog::level::info);
-  return logger;
+void RequestLog::Write(const CallRecord& record) const {
+  if (write_) write_(FormatRecord(record));
 }
 
 }  // namespace tuppence

@@ -4,17 +4,13 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <functional>
 #include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
 #include "scheduler/request.h"
 #include "service/call_identity.h"
-
-namespace spdlog {
-class logger;
-}
 
 namespace tuppence {
 
@@ -29,20 +25,16 @@ struct CallRecord {
 
 class RequestLog {
  public:
-  // A null logger writes nothing.
-  explicit RequestLog(std::shared_ptr<spdlog::logger> logger);
-  ~RequestLog();
-  void Write(const CallRecord& record);
+  // `write` takes each line, without its end, on the calls' threads, and must not hold them up;
+  // without it nothing is written.
+  explicit RequestLog(std::function<void(std::string_view line)> write);
+  void Write(const CallRecord& record) const;
 
  private:
-  std::shared_ptr<spdlog::logger> logger_;
+  const std::function<void(std::string_view)> write_;
 };
 
 // The line, without its end.
 std::string FormatRecord(const CallRecord& record);
-
-// A logger that writes bare lines to standard output from a thread of its own; when nobody reads
-// them it drops the oldest rather than hold up a call.
-std::shared_ptr<spdlog::logger> MakeStdoutLogger();
 
 }  // namespace tuppence

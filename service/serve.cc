@@ -28,6 +28,7 @@
 #include "service/call_registry.h"
 #include "service/file_store.h"
 #include "service/http_server.h"
+#include "service/line_writer.h"
 #include "service/metrics.h"
 #include "service/model_loader.h"
 #include "service/part_options.h"
@@ -389,7 +390,8 @@ int Serve(const ServeOptions& options) {
   AnswerKeys answer_keys(&(*loaded)->served, options.usage_store);
   CallRegistry calls;
   ServiceCounters counters;
-  RequestLog log(MakeStdoutLogger());
+  LineWriter log_lines(STDOUT_FILENO);
+  RequestLog log([&log_lines](std::string_view line) { log_lines.Write(line); });
   Metrics metrics(MetricsOptionsOf(options, (*loaded)->served), &clock);
   auto trace = TraceWriter::Open(options.write_trace, &metrics);
   if (!trace.ok()) return Fail(trace.status());

@@ -1,8 +1,6 @@
 #include "tests/service/service_harness.h"
 
 #include <grpcpp/grpcpp.h>
-#include <spdlog/logger.h>
-#include <spdlog/sinks/ostream_sink.h>
 
 #include <chrono>
 #include <fstream>
@@ -50,13 +48,6 @@ Options OnFreePort(Options options) {
   return options;
 }
 
-std::shared_ptr<spdlog::logger> LoggerInto(std::ostringstream* text) {
-  auto logger = std::make_shared<spdlog::logger>(
-      "test", std::make_shared<spdlog::sinks::ostream_sink_mt>(*text, /*force_flush=*/true));
-  logger->set_pattern("%v");
-  return logger;
-}
-
 }  // namespace
 
 absl::Status PacedExecutor::Wait(std::span<SampledToken> tokens) {
@@ -86,7 +77,11 @@ ServiceHarness::ServiceHarness(HarnessOptions options)
       engine(options.engine, &executor, model.tokenizer.get(), &clock),
       answer_keys(&model, options.usage_store),
       metrics({.model_name = model.name, .context_tokens = model.context_tokens}, &clock),
-      log_lines(LoggerInto(&log_text_)) {
+      log_lines([this](std::string_view line) {
+        absl::MutexLock lock(&log_mutex_);
+        log_text_ += line;
+        log_text_ += '\n';
+      }) {
   parts = {.model = &model,
            .engine = &engine,
            .admission = &admission,

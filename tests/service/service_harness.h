@@ -8,9 +8,10 @@
 #include <functional>
 #include <limits>
 #include <memory>
-#include <sstream>
 #include <string>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "gtest/gtest.h"
 #include "scheduler/admission.h"
 #include "scheduler/clock.h"
@@ -107,7 +108,10 @@ class ServiceHarness {
 
   std::shared_ptr<grpc::Channel> channel() { return channel_; }
   std::string address() const;
-  std::string log() const { return log_text_.str(); }
+  std::string log() const {
+    absl::MutexLock lock(&log_mutex_);
+    return log_text_;
+  }
 
   SteadyClock clock;
   ServedModel model;
@@ -123,7 +127,8 @@ class ServiceHarness {
   Metrics metrics;
 
  private:
-  std::ostringstream log_text_;
+  mutable absl::Mutex log_mutex_;
+  std::string log_text_ ABSL_GUARDED_BY(log_mutex_);
 
  public:
   RequestLog log_lines;
