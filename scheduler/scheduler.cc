@@ -132,7 +132,8 @@ void Scheduler::PlanDecodes() {
 // somebody may start.
 void Scheduler::PlanPrompts(int32_t classes) {
   GatherReady(classes);
-  const int32_t oldest_entry = PlanOldest();
+  const int32_t oldest_entry = oldest_had_all_ ? -1 : PlanOldest();
+  plan_->oldest_has_all = oldest_entry >= 0 && budget_.spent();
   const SequenceGroup* oldest = oldest_entry >= 0 ? plan_->entries[oldest_entry].group : nullptr;
   bool held_back = false;
   while (!ready_.empty() && !budget_.spent()) {
@@ -217,6 +218,7 @@ void Scheduler::FinishPlan() {
 }
 
 void Scheduler::NoteLaunched() {
+  oldest_had_all_ = plan_->oldest_has_all;
   for (const PlanEntry& entry : plan_->entries) {
     Sequence& sequence = *entry.sequence;
     SequenceGroup& group = *entry.group;

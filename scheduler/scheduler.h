@@ -6,11 +6,12 @@
 // prompts, those under way and those that wait alike: by class, then by the tenant's clock
 // (fair_queue), then the shortest first; whoever cannot start holds back those behind it, so that a
 // large request, once its turn has come, is not overtaken. The prompt that has been under way
-// longest gets a block in every step, whoever comes before it: what has started goes on.
+// longest gets a block in every step, whoever comes before it: what has started goes on. Where that
+// block takes all the time there is (step_budget) it and the first in line take turns.
 //
 // So a request of the highest waiting class whose tenant is not ahead starts within two steps while
 // places and blocks last, however long the prompts under way; and a prompt of n blocks under way is
-// read in at most n steps from when it is the oldest.
+// read in at most 2n steps from when it is the oldest.
 //
 // When blocks run out, whoever has the least to recompute in the lowest class gives theirs back and
 // starts again later, at most preemptions_max times. Batch gives way to whoever waits above it.
@@ -188,7 +189,8 @@ class Scheduler {
   // The plan being made, and the one that the device is at.
   std::array<StepPlan, 2> plans_;
   StepPlan* plan_ = &plans_[0];
-  bool planned_ahead_ = false;  // plan_ is the next step's
+  bool planned_ahead_ = false;   // plan_ is the next step's
+  bool oldest_had_all_ = false;  // of what the step before this one had for prompts
 };
 
 }  // namespace tuppence

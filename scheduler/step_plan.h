@@ -37,7 +37,8 @@ struct StepPlan {
   int32_t tokens = 0;
   int32_t decode_tokens = 0;  // of sequences that take one token a step
   int32_t logit_rows = 0;
-  int32_t preemptions = 0;  // made while planning
+  int32_t preemptions = 0;      // made while planning
+  bool oldest_has_all = false;  // of what there is for prompts, though others come before it
   std::vector<int32_t> zero_blocks;
   std::vector<int32_t> copy_from;
   std::vector<int32_t> copy_to;
@@ -46,6 +47,7 @@ struct StepPlan {
   void Clear() {
     entries.clear();
     tokens = decode_tokens = logit_rows = preemptions = 0;
+    oldest_has_all = false;
     zero_blocks.clear();
     copy_from.clear();
     copy_to.clear();

@@ -160,6 +160,34 @@ TEST(FairnessTest, AShortRequestBehindTheLongestPromptStartsWithinTwoSteps) {
   EXPECT_GT(longest->sequences[0].computed, 5 * 16) << "and the long one went on";
 }
 
+// A step that a block of a prompt makes longer than the target takes no second one.
+TEST(FairnessTest, NorDoesItWaitWhereABlockTakesAllTheTimeOfAStep) {
+  SchedulerOptions options = SmallSchedulerOptions();
+  options.itl_target_ns = 1000;
+  const StepCostCoefficients costs = {
+      .launch_ns = 100, .weights_ns = 200, .token_ns = 1000, .attention_ns = 0, .kv_read_ns = 0};
+  for (const PlayerTenant& who : {kBatch, kStandard}) {
+    SchedulerPlayer player(options, 1024);
+    player.scheduler().SetCosts(costs);
+    const SequenceGroup* stream = player.AddFor(kStandard, 4, 2000);
+    player.Step();
+    const SequenceGroup* longest = player.AddFor(who, 1000, 4);
+    for (int32_t step = 0; step < 5; ++step) player.Step();
+    const int32_t read = longest->sequences[0].computed;
+    const SequenceGroup* brief = player.AddFor(kInteractive, 3 * options.block_tokens, 4);
+    std::vector<int32_t> went_on;  // which of the two prompts' steps these were
+    while (brief->sequences[0].output_tokens() == 0) {
+      const StepPlan& plan = player.Plan();
+      ASSERT_EQ(TokensOf(plan, stream), 1);
+      ASSERT_EQ(TokensOf(plan, brief) + TokensOf(plan, longest), options.block_tokens);
+      went_on.push_back(TokensOf(plan, brief) > 0 ? 1 : 0);
+      player.Complete(plan);
+    }
+    EXPECT_EQ(went_on, (std::vector<int32_t>{0, 1, 0, 1, 0, 1})) << "they take turns";
+    EXPECT_EQ(longest->sequences[0].computed, read + 3 * options.block_tokens);
+  }
+}
+
 TEST(FairnessTest, NorDoesItWaitForAPileOfThem) {
   SchedulerPlayer player(SmallSchedulerOptions(), 2048);
   for (int32_t i = 0; i < 5; ++i) player.Add(1000, 4);
