@@ -5,10 +5,12 @@
 
 1. Ten times the requests a second that it can serve: how soon the refused ones hear of it, what becomes of
    the throughput, and of the memory.
-2. A short request behind the longest prompts: when it starts, in steps.
-3. Readers that stop reading while others read: what they cost the others.
+2. A short request behind the longest prompts, without and beside a stream: when it starts, in steps.
+3. Streams beside the longest prompts: the time between two of their tokens, against --itl-target-ms.
+4. Readers that stop reading while others read: what they cost the others.
 """
 import argparse
+import contextlib
 import statistics
 import subprocess
 import sys
@@ -115,13 +117,35 @@ class Caller:
                                         self.api.GenerateResponse.FromString)
         return channel, generate(request)
 
+    @contextlib.contextmanager
+    def reading(self, request):
+        """The call is under way meanwhile, asked anew whenever it has ended, and all of it is read."""
+        ended = threading.Event()
+
+        def read():
+            while not ended.is_set():
+                channel, call = self.start(request)
+                with channel:
+                    for _ in call:
+                        if ended.is_set():
+                            call.cancel()
+                            return
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            reader.join()
+
     def usage(self, request):
         channel, call = self.start(request)
         with channel:
             return [message for message in call][-1].usage
 
 
-def wait_behind(options, caller, prompts):
+def wait_behind(options, caller, prompts, target_ms):
     """How long short requests wait for their first step behind so many of the longest prompts."""
     short = caller.request(16, 4)
     waits, prefills, longs = [], [], []
@@ -136,18 +160,42 @@ def wait_behind(options, caller, prompts):
                 longs.append([message for message in call][-1].usage)
     step_s = metric("tuppence_step_longest_seconds")
     long_s = statistics.median(usage.prefill_seconds for usage in longs)
-    print(f"| {prompts} | {1e3 * long_s:.0f} | {1e3 * statistics.median(waits):.1f} | {1e3 * max(waits):.1f} | "
-          f"{1e3 * step_s:.1f} | {max(waits) / step_s:.2f} | {1e3 * statistics.median(prefills):.1f} |", flush=True)
+    print(f"| {prompts} | {target_ms or 'none'} | {1e3 * long_s:.0f} | {1e3 * statistics.median(waits):.1f} | "
+          f"{1e3 * max(waits):.1f} | {1e3 * step_s:.1f} | {max(waits) / step_s:.2f} | {1e3 * statistics.median(prefills):.1f} |", flush=True)
 
 
 def behind_the_longest(options, caller):
     print(f"## A short request behind the longest prompts\n\nPrompts of {options.longest} tokens are under way or wait "
-          f"when one of 16 tokens comes, of the same tenant; {options.trials} times each.\n\n"
-          "| long prompts | each is read in, ms | wait for the first step, median, ms | at most, ms | longest step, ms | "
-          "wait in steps (goal 2) | its own prefill, ms |\n" + "|---:" * 7 + "|")
+          f"when one of 16 tokens comes, of the same tenant; {options.trials} times each. Where a target is given a stream "
+          "is under way too, and the target leaves a step less time than a block of a prompt takes.\n\n"
+          "| long prompts | itl target, ms | each is read in, ms | wait for the first step, median, ms | at most, ms | "
+          "longest step, ms | wait in steps (goal 2) | its own prefill, ms |\n" + "|---:" * 8 + "|")
+    flags = ["--sequences-max", "16", "--kv-memory", "1G", "--prefix-cache", "off"]
     for prompts in (1, 4):
-        with Service(options.build, options.model, "--sequences-max", "16", "--kv-memory", "1G", "--prefix-cache", "off"):
-            wait_behind(options, caller, prompts)
+        with Service(options.build, options.model, *flags):
+            wait_behind(options, caller, prompts, None)
+        with Service(options.build, options.model, *flags, "--itl-target-ms", "1"):
+            with caller.reading(caller.request(20, options.longest - 40)):
+                wait_behind(options, caller, prompts, 1)
+    print(flush=True)
+
+
+def beside_the_longest(options, caller):
+    print(f"## Streams beside the longest prompts\n\nFour callers with answers of 100 to 150 tokens after 16 to 32, "
+          f"while one prompt of {options.longest} tokens after another is read.\n\n"
+          "| itl target, ms | longest step, ms | between two tokens, p50, ms | p90 | p99 | prompts read, tokens/s |\n"
+          + "|---:" * 6 + "|")
+    for target_ms in (0, 10, 20, 50, 100):
+        with Service(options.build, options.model, "--sequences-max", "16", "--kv-memory", "1G", "--prefix-cache", "off",
+                     "--itl-target-ms", str(target_ms)):
+            with caller.reading(caller.request(options.longest, 1)):
+                before = metric("tuppence_request_prompt_tokens_sum")
+                result = load(options.build, "--concurrency", "4", "--requests", "150", "--prompt", "16-32", "--output",
+                              "100-150")
+                read = metric("tuppence_request_prompt_tokens_sum") - before
+            itl = result["inter_token_seconds"]
+            print(f"| {target_ms or 'none'} | {1e3 * metric('tuppence_step_longest_seconds'):.1f} | {1e3 * itl['p50']:.1f} | "
+                  f"{1e3 * itl['p90']:.1f} | {1e3 * itl['p99']:.1f} | {read / result['wall_seconds']:.0f} |", flush=True)
     print(flush=True)
 
 
@@ -197,7 +245,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--door", choices=["grpc", "http"], default="grpc", help="for the overload")
-    parser.add_argument("--only", choices=["overload", "short", "stalled"])
+    parser.add_argument("--only", choices=["overload", "short", "streams", "stalled"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         caller = Caller(folder)
@@ -205,6 +253,8 @@ def main():
             overload(options)
         if options.only in (None, "short"):
             behind_the_longest(options, caller)
+        if options.only in (None, "streams"):
+            beside_the_longest(options, caller)
         if options.only in (None, "stalled"):
             stalled_readers(options, caller)
 
