@@ -370,7 +370,7 @@ void AddModelAndMachineFlags(CLI::App& command, Flags* flags) {
       {"low", Assume::kLow}, {"middle", Assume::kMiddle}, {"high", Assume::kHigh}};
   command
       .add_option("--assume", flags->assume,
-                  "which end of what others have published, where a machine was not measured")
+                  "which end of a range that is assumed, where a machine was not measured")
       ->transform(CLI::CheckedTransformer(assumes).description("low|middle|high"))
       ->default_str("middle")
       ->group(group);
@@ -407,7 +407,7 @@ void AddPlanCommand(CLI::App& app, int* exit_code) {
       "plan", "What traffic would be like, and cost, on machines you have not rented yet");
   command->footer(
       "The real scheduler runs in virtual time on a model of each machine. A speed marked * was\n"
-      "not measured but is what others have published.\n\n"
+      "not measured there but lies in an assumed range, which the notes below the table name.\n\n"
       "  tuppence plan --trace trace.csv --model synthetic:phi-3-mini-4k --weights int4 --kv int8\n"
       "      --slo-ttft-p95 1s --slo-itl-p95 60ms --reference-price gpt-4o-mini --plot plan.svg\n"
       "  tuppence plan --month-requests 1000000 --month-input-tokens 300000000\n"

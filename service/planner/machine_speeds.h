@@ -3,7 +3,8 @@
 // --machines FILE takes its place. Prices are those of deploy/machine_prices.json, by name.
 //
 // A fraction is either measured, by a run that bench/results/ records, or assumed: then it is a
-// range of what others have published, and every figure made with it says so.
+// range between what others have published and what our kernels have reached on another device,
+// and every figure made with it says so.
 #pragma once
 
 #include <map>
@@ -32,7 +33,7 @@ struct MachineSpeed {
   bool bf16 = true;       // the GPU has bf16 arithmetic
   double memory_gib = 0;  // that the program finds free
   double bandwidth_gb_per_s = 0;
-  double arithmetic_tflops = 0;  // dense, 16 bits
+  double arithmetic_tflops = 0;  // dense, 16 bits; int8 where a CPU does that faster
   double launch_us = 0;          // of a step: launches and host time
   std::string source;            // of these
   bool measured = false;         // the fractions; else assumed
