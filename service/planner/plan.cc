@@ -3,7 +3,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <functional>
+#include <map>
 #include <thread>
+#include <utility>
+
+#include "service/planner/replica_search.h"
 
 namespace tuppence {
 namespace {
@@ -25,32 +30,81 @@ int64_t CostOf(const RateCard& price, int64_t machine_ns) {
   return price.known() ? NanoUsd(price, machine_ns) : -1;
 }
 
-// The replicas take turns, as a client that balances by round robin makes them.
-std::unique_ptr<ReplicaResult> Simulate(const PlanQuestion& question, const PlanMachine& machine,
-                                        int32_t replicas) {
-  const Traffic& traffic = question.traffic;
-  auto all = std::make_unique<ReplicaResult>();
-  for (int32_t i = 0; i < replicas; ++i) {
-    const int32_t callers = (traffic.callers + replicas - 1 - i) / replicas;
-    if (traffic.callers > 0 && callers == 0) continue;
-    Replica replica({.engine = machine.engine,
-                     .admission = question.admission,
-                     .callers = callers,
-                     .call_ns = kCallNs});
-    auto one = std::make_unique<ReplicaResult>();
-    replica.Run(traffic.arrivals, i, replicas, traffic.duration_ns, one.get());
-    all->Add(*one);
-  }
-  return all;
+// Calls work(0), ..., work(count - 1), on so many threads.
+void ForEach(size_t count, int threads, const std::function<void(size_t)>& work) {
+  std::atomic<size_t> next = 0;
+  const auto run = [&] {
+    for (size_t i = next++; i < count; i = next++) work(i);
+  };
+  std::vector<std::jthread> helpers;
+  for (int i = 1; i < threads; ++i) helpers.emplace_back(run);
+  run();
 }
 
-PlanRow MakeRow(const PlanQuestion& question, const PlanMachine& machine, int32_t replicas) {
+struct MachineSearch;
+
+// A row that is being simulated, replica by replica.
+struct RowParts {
+  MachineSearch* of = nullptr;
+  int32_t replicas = 0;
+  std::vector<std::unique_ptr<ReplicaResult>> results;  // by replica; null: not yet
+};
+
+struct MachineSearch {
+  const PlanMachine* machine = nullptr;
+  ReplicaSearch search;
+  std::map<int32_t, RowParts> rows;  // by replicas
+};
+
+// The replicas take turns, as a client that balances by round robin makes them.
+std::unique_ptr<ReplicaResult> Simulate(const PlanQuestion& question, const PlanMachine& machine,
+                                        int32_t replicas, int32_t index) {
+  auto result = std::make_unique<ReplicaResult>();
+  const Traffic& traffic = question.traffic;
+  const int32_t callers = (traffic.callers + replicas - 1 - index) / replicas;
+  if (traffic.callers > 0 && callers == 0) return result;
+  Replica replica({.engine = machine.engine,
+                   .admission = question.admission,
+                   .callers = callers,
+                   .call_ns = kCallNs});
+  replica.Run(traffic.arrivals, index, replicas, traffic.duration_ns, result.get());
+  return result;
+}
+
+// The first replica of each row, or what is missing of all. Every replica is work of its own, those
+// with most of it first.
+void SimulateRows(const PlanQuestion& question, bool first_alone,
+                  const std::vector<RowParts*>& rows) {
+  std::vector<std::pair<RowParts*, int32_t>> missing;
+  for (RowParts* row : rows) {
+    row->results.resize(row->replicas);
+    for (int32_t i = 0; i < (first_alone ? 1 : row->replicas); ++i) {
+      if (row->results[i] == nullptr) missing.emplace_back(row, i);
+    }
+  }
+  std::stable_sort(missing.begin(), missing.end(), [](const auto& a, const auto& b) {
+    return a.first->replicas < b.first->replicas;
+  });
+  ForEach(missing.size(), question.threads, [&](size_t i) {
+    const auto [row, index] = missing[i];
+    row->results[index] = Simulate(question, *row->of->machine, row->replicas, index);
+  });
+}
+
+// Of the replicas that are simulated.
+PlanRow MakeRow(const PlanQuestion& question, const RowParts& parts) {
   PlanRow row;
-  row.replicas = replicas;
-  row.result = Simulate(question, machine, replicas);
-  row.cost_nanousd = CostOf(machine.price, row.result->elapsed_ns);
+  row.replicas = parts.replicas;
+  row.result = std::make_unique<ReplicaResult>();
+  int32_t simulated = 0;
+  for (const auto& result : parts.results) {
+    if (result == nullptr) continue;
+    row.result->Add(*result);
+    ++simulated;
+  }
+  row.cost_nanousd = CostOf(parts.of->machine->price, row.result->elapsed_ns);
   const int64_t duration_ns = question.traffic.duration_ns;
-  const int64_t late_ns = row.result->elapsed_ns / replicas - duration_ns;
+  const int64_t late_ns = row.result->elapsed_ns / simulated - duration_ns;
   row.keeps_up = row.result->refused == 0 &&
                  (duration_ns == 0 ||
                   late_ns <= std::max(kLateNs, static_cast<int64_t>(kLateShare * duration_ns)));
@@ -95,10 +149,9 @@ void FindCapacity(const PlanQuestion& question, const PlanMachine& machine, Mach
   plan->capacity_calls = plan->capacity_requests_per_second * 3600 * kMonthHours;
 }
 
-// Replicas one after the other, until the goals are met and once beyond, so that it shows what one
-// more would bring.
-MachinePlan PlanOn(const PlanQuestion& question, const PlanMachine& machine,
-                   double api_usd_per_call) {
+// What one replica can do, and from when on it is worth its hours.
+MachinePlan BeginPlan(const PlanQuestion& question, const PlanMachine& machine,
+                      double api_usd_per_call) {
   MachinePlan plan;
   if (!machine.fits.ok()) return plan;
   FindCapacity(question, machine, &plan);
@@ -106,14 +159,56 @@ MachinePlan PlanOn(const PlanQuestion& question, const PlanMachine& machine,
     plan.break_even_calls =
         Usd(CostOf(machine.price, std::llround(kNsPerHour * kMonthHours))) / api_usd_per_call;
   }
-  const int32_t first = std::clamp(ReplicasAtLeast(question.traffic, machine.engine.cost),
-                                   question.replicas_min, question.replicas_max);
-  for (int32_t replicas = first; replicas <= question.replicas_max; ++replicas) {
-    plan.rows.push_back(MakeRow(question, machine, replicas));
-    if (plan.cheapest >= 0) break;
-    if (plan.rows.back().meets_goals) plan.cheapest = static_cast<int>(plan.rows.size()) - 1;
-  }
   return plan;
+}
+
+// Round by round, each the next rows of all machines, so that what is tried follows from results
+// alone and not from which thread was first.
+void Search(const PlanQuestion& question, bool first_alone, std::vector<MachineSearch>* machines) {
+  while (true) {
+    std::vector<RowParts*> rows;
+    for (MachineSearch& machine : *machines) {
+      for (const int32_t replicas : machine.search.Next()) {
+        RowParts& row = machine.rows[replicas];
+        row.of = &machine;
+        row.replicas = replicas;
+        rows.push_back(&row);
+      }
+    }
+    if (rows.empty()) return;
+    SimulateRows(question, first_alone, rows);
+    for (const RowParts* row : rows) {
+      row->of->search.Learn(row->replicas, MakeRow(question, *row).meets_goals);
+    }
+  }
+}
+
+// The replicas of a row are much alike, so that the first of each says how many are enough, all but
+// sure, at a part of the work. Then whole rows, from that number on.
+void FindRows(const PlanQuestion& question, Plan* plan) {
+  std::vector<MachineSearch> machines;
+  std::vector<MachinePlan*> plans;
+  const int32_t last = question.replicas_max;
+  for (size_t i = 0; i < question.machines.size(); ++i) {
+    const PlanMachine& machine = question.machines[i];
+    if (!machine.fits.ok()) continue;
+    const int32_t first = std::clamp(ReplicasAtLeast(question.traffic, machine.engine.cost),
+                                     question.replicas_min, last);
+    machines.push_back({&machine, ReplicaSearch(first, last, first + (last - first) / 2), {}});
+    plans.push_back(&plan->machines[i]);
+  }
+  Search(question, /*first_alone=*/true, &machines);
+  for (MachineSearch& machine : machines) machine.search.StartAgain();
+  Search(question, /*first_alone=*/false, &machines);
+  for (size_t i = 0; i < machines.size(); ++i) {
+    std::vector<PlanRow>& rows = plans[i]->rows;
+    for (const auto& [replicas, parts] : machines[i].rows) {
+      if (!machines[i].search.tried(replicas)) continue;  // but for its first
+      rows.push_back(MakeRow(question, parts));
+      if (plans[i]->cheapest >= 0 || !rows.back().meets_goals) continue;
+      plans[i]->cheapest = static_cast<int>(rows.size()) - 1;
+    }
+  }
 }
 
 void FindApiPrice(const PlanQuestion& question, Plan* plan) {
@@ -181,16 +276,10 @@ Plan MakePlan(const PlanQuestion& question) {
   Plan plan;
   FindApiPrice(question, &plan);
   plan.machines.resize(question.machines.size());
-  std::atomic<size_t> next = 0;
-  const auto work = [&] {
-    for (size_t i = next++; i < question.machines.size(); i = next++) {
-      plan.machines[i] = PlanOn(question, question.machines[i], plan.api_usd_per_call());
-    }
-  };
-  std::vector<std::thread> helpers;
-  for (int i = 1; i < question.threads; ++i) helpers.emplace_back(work);
-  work();
-  for (std::thread& helper : helpers) helper.join();
+  ForEach(plan.machines.size(), question.threads, [&](size_t i) {
+    plan.machines[i] = BeginPlan(question, question.machines[i], plan.api_usd_per_call());
+  });
+  FindRows(question, &plan);
   int64_t least = 0;
   for (size_t i = 0; i < plan.machines.size(); ++i) {
     const MachinePlan& machine = plan.machines[i];

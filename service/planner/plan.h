@@ -1,7 +1,8 @@
 // Plan: what some traffic would be like, and cost, on machines that nobody has rented yet. For each
 // machine and number of replicas the traffic runs through Replica, the real scheduler in virtual
 // time; beside it stands what a model API asks for the same. Used by plan_command; plan_table,
-// plan_json and plan_plot show it. Pure but for the threads that share the machines among them.
+// plan_json and plan_plot show it. Pure: the threads that share the replicas among them change
+// nothing but how long it takes.
 #pragma once
 
 #include <cstdint>
@@ -45,7 +46,7 @@ struct PlanQuestion {
   std::optional<ReferencePrice> reference;
   // What the traffic is a day of. Its amount stands in for the reference's, where it is known.
   std::optional<ApiInvoice> invoice;
-  int threads = 1;
+  int threads = 1;  // > 0
 };
 
 // One machine at one number of replicas.
@@ -69,7 +70,7 @@ struct MachinePlan {
   // The most of this mix that one replica can serve, its queue never empty.
   double capacity_requests_per_second = 0;
   double capacity_tokens_per_second = 0;
-  std::vector<PlanRow> rows;  // by replicas; none where the model does not fit
+  std::vector<PlanRow> rows;  // that were tried, by replicas; none where the model does not fit
   int cheapest = -1;          // first row that meets the goals
   // Calls a month at which one machine costs what the API asks; 0: not known.
   double break_even_calls = 0;

@@ -239,6 +239,18 @@ TEST(PlanTest, ReplicasAreAddedUntilTheGoalsAreMetAndOnceBeyond) {
   EXPECT_GE(more.rows[more.cheapest].replicas, 2);
 }
 
+TEST(PlanTest, ThreadsChangeNothing) {
+  PlanQuestion question = Question();
+  question.machines.push_back(
+      MachineFor(Known("aws-m7i.xlarge"), Mini("int4", "int8"), Assume::kMiddle));
+  question.traffic = *DrawTraffic({.rate = 8}, 120);
+  const std::string alone = FormatPlanJson(question, MakePlan(question));
+  for (const int threads : {2, 5, 16}) {
+    question.threads = threads;
+    EXPECT_EQ(FormatPlanJson(question, MakePlan(question)), alone) << threads;
+  }
+}
+
 TEST(PlanTest, StayOnTheApiWhereTheMachineCostsMore) {
   PlanQuestion question = Question();
   const Plan quiet = MakePlan(question);
