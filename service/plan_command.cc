@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
@@ -214,6 +215,14 @@ absl::Status ReadGoals(const Flags& flags, PlanQuestion* question) {
   return absl::OkStatus();
 }
 
+// Before anything is simulated, which may take minutes.
+absl::Status CheckPlotName(const std::string& path) {
+  if (path.empty() || absl::EndsWithIgnoreCase(path, ".svg")) return absl::OkStatus();
+  return Wrong(absl::StrCat("--plot ", path, ": the plot is SVG, so its name ends in .svg; for ",
+                            "another format write plan.svg and convert it, as with: rsvg-convert ",
+                            "plan.svg -o plan.png"));
+}
+
 absl::StatusOr<PlanQuestion> QuestionOf(const Flags& flags) {
   PlanQuestion question;
   if (!flags.reference.empty()) {
@@ -221,7 +230,8 @@ absl::StatusOr<PlanQuestion> QuestionOf(const Flags& flags) {
     if (!reference.ok()) return reference.status();
     question.reference = *std::move(reference);
   }
-  absl::Status status = ReadGoals(flags, &question);
+  absl::Status status = CheckPlotName(flags.plot);
+  if (status.ok()) status = ReadGoals(flags, &question);
   if (status.ok()) status = FindTraffic(flags, &question);
   if (status.ok()) status = FindMachines(flags, &question);
   if (!status.ok()) return status;
@@ -395,7 +405,7 @@ void AddGoalFlags(CLI::App& command, Flags* flags) {
       ->default_str("table")
       ->group(group);
   command.add_option("--plot", flags->plot, "cost against latency, as SVG")
-      ->type_name("FILE")
+      ->type_name("FILE.svg")
       ->group(group);
 }
 

@@ -2,6 +2,8 @@
 // what is shown follows from both.
 #include "service/planner/plan.h"
 
+#include <CLI/CLI.hpp>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -11,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "model/synthetic.h"
 #include "scheduler/step_cost_model.h"
+#include "service/plan_command.h"
 #include "service/planner/plan_forms.h"
 #include "service/planner/plan_machines.h"
 #include "service/text_table.h"
@@ -294,6 +297,35 @@ TEST(PlanTest, JsonAndPlotSayWhatTheTableSays) {
   EXPECT_THAT(FormatPlanTable(question, plan),
               AllOf(HasSubstr("aws-g4dn.xlarge *"), HasSubstr("nvidia-h200"),
                     HasSubstr("break-even calls a month")));
+}
+
+// What `tuppence plan` with these words says on stderr; "" where it ended well.
+std::string ErrorOf(const std::string& words) {
+  CLI::App app;
+  int exit_code = -1;
+  AddPlanCommand(app, &exit_code);
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  app.parse(absl::StrCat("plan ", words), /*program_name_included=*/false);
+  testing::internal::GetCapturedStdout();
+  const std::string error = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(exit_code, error.empty() ? 0 : 1);
+  return error;
+}
+
+TEST(PlanCommandTest, APlotUnderAnotherNameThanSvgIsRefusedBeforeItIsPlanned) {
+  const std::string folder = EmptyFolder();
+  const std::string words =
+      "--rate 0.2 --seconds 60 --model synthetic:phi-3-mini-4k --weights int4 --kv int8 "
+      "--machine aws-g4dn.xlarge --plot ";
+  for (const char* name : {"/plan.png", "/plan", "/plan.svg.png"}) {
+    EXPECT_THAT(ErrorOf(words + folder + name),
+                AllOf(HasSubstr(name), HasSubstr("ends in .svg"), HasSubstr("rsvg-convert")));
+    EXPECT_FALSE(std::filesystem::exists(folder + name));
+  }
+  EXPECT_EQ(ErrorOf(words + folder + "/plan.svg"), "");
+  std::ifstream plot(folder + "/plan.svg");
+  EXPECT_THAT(std::string(std::istreambuf_iterator<char>(plot), {}), HasSubstr("<svg"));
 }
 
 }  // namespace
