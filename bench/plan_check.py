@@ -5,10 +5,11 @@
 
 A service is loaded with one traffic; `tuppence plan --status` takes the step costs that it has fitted meanwhile and
 says what three others would be like, of other lengths, another number of callers and another rate. The predictions are
-written down before the first of the three is measured with serve_bench. Ends with 1 if one of them is off by more
-than 15 % in throughput or in a median.
+printed, with the time, before the first of the three is measured with serve_bench; --predictions stores them as well.
+Ends with 1 if one of them is off by more than 15 % in throughput or in a median.
 """
 import argparse
+import datetime
 import json
 import pathlib
 import subprocess
@@ -65,6 +66,22 @@ def at(values, path):
     return values
 
 
+def label_of(traffic, rate):
+    who, _ = amount(traffic, rate, 0)
+    return f"{traffic[0]}: {' '.join(who)[2:]}, {traffic[2]} in, {traffic[3]} out"
+
+
+def print_predictions(predicted, rate):
+    """Before anything of it is measured: a reader of the report sees that none was made to fit."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    print(f"Predicted by {now:%Y-%m-%d %H:%M:%S} UTC, before the first of them was measured:\n")
+    print("| Traffic | " + " | ".join(name for name, _, _ in MEASURES) + " |\n|---|" + "---:|" * len(MEASURES))
+    for traffic, row in zip(TRAFFICS, predicted):
+        values = " | ".join(f"{at(row, path):.4g}" for _, path, _ in MEASURES)
+        print(f"| {label_of(traffic, rate)} | {values} |")
+    print(flush=True)
+
+
 def check(arguments, folder):
     build, requests, seconds = arguments.build, arguments.requests, arguments.seconds
     print("calibrating ...", file=sys.stderr)
@@ -79,13 +96,14 @@ def check(arguments, folder):
     cost = json.loads(status.read_text())["step_cost"]
     print("Fitted while it served the calibration: "
           + ", ".join(f"{name[:-3].replace('_', ' ')} {value / 1000:.4g} us" for name, value in cost.items()) + ".\n")
+    print_predictions(predicted, rate)
+    print(f"Measured from {datetime.datetime.now(datetime.timezone.utc):%H:%M:%S} UTC on:\n")
     print("| Traffic | | Predicted | Measured | Error |\n|---|---|---:|---:|---:|")
     worst = 0
     for i, traffic in enumerate(TRAFFICS):
         print(f"measuring {traffic[0]} ...", file=sys.stderr)
         measured = measure(build, traffic, rate, requests, seconds, 2 + i)
-        who, _ = amount(traffic, rate, 2 + i)
-        label = f"{traffic[0]}: {' '.join(who)[2:]}, {traffic[2]} in, {traffic[3]} out"
+        label = label_of(traffic, rate)
         for name, plan_path, bench_path in MEASURES:
             says, is_so = at(predicted[i], plan_path), at(measured, bench_path)
             error = says / is_so - 1
@@ -104,7 +122,7 @@ def main():
     parser.add_argument("--requests", type=int, default=40, help="of each closed loop")
     parser.add_argument("--seconds", type=int, default=60, help="of the open loop")
     parser.add_argument("--rate", type=float, help="of the open loop; without it 0.6 of what calibration served")
-    parser.add_argument("--predictions", type=pathlib.Path, help="write them to this file, before they are measured")
+    parser.add_argument("--predictions", type=pathlib.Path, help="store them in this file too, before measuring")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         with Service(arguments.build, arguments.model, "--weights", arguments.weights, "--kv-memory", "1G"):
