@@ -46,6 +46,7 @@ void FairQueue::Wait(SequenceGroup* group, int64_t now_ns) {
     lane.lost.emplace(group->arrival, group);
   } else {
     lane.shortest.emplace(std::pair(group->prompt_tokens(), group->arrival), group);
+    lane.young.Add(group->prompt_tokens(), group->tokens_left());
   }
   lane.waiting_tokens += group->tokens_left();
   waiting_tokens_ += group->tokens_left();
@@ -59,6 +60,9 @@ void FairQueue::StopWaiting(SequenceGroup* group) {
   CHECK_EQ(lane.lost.erase(group->arrival) +
                lane.shortest.erase(std::pair(group->prompt_tokens(), group->arrival)),
            size_t{1});
+  if (group->preemptions == 0 && group->arrival >= lane.young_from) {
+    lane.young.Remove(group->prompt_tokens(), group->tokens_left());
+  }
   lane.waiting_tokens -= group->tokens_left();
   waiting_tokens_ -= group->tokens_left();
   --ClassOf(lane.priority_class).waiting;
@@ -135,35 +139,52 @@ SequenceGroup* FairQueue::Next(const FairLane& lane, int64_t now_ns) const {
   return HasAged(*oldest, now_ns) ? oldest : lane.shortest.begin()->second;
 }
 
+// Everybody who waits, but for itself and the young ones whose prompts are longer.
 QueueAhead FairQueue::AheadInLane(const SequenceGroup& newcomer, int64_t now_ns) const {
-  const std::pair own = {newcomer.prompt_tokens(), newcomer.arrival};
-  QueueAhead ahead;
-  for (const auto& [arrival, group] : newcomer.lane->waiting) {
-    const bool first = group->preemptions > 0 || HasAged(*group, now_ns) ||
-                       std::pair(group->prompt_tokens(), arrival) < own;
-    if (group == &newcomer || !first) continue;
-    ++ahead.requests;
-    ahead.tokens += group->tokens_left();
+  FairLane& lane = *newcomer.lane;
+  CHECK_EQ(lane.waiting.rbegin()->second, &newcomer);
+  const int64_t aged = TakeAgedFromYoung(&lane, now_ns);
+  const QueueAhead shorter = lane.young.UpTo(newcomer.prompt_tokens());
+  const int64_t longer = lane.young.requests() - shorter.requests;
+  const int64_t longer_tokens = lane.young.tokens() - shorter.tokens;
+  return {.requests = static_cast<int64_t>(lane.waiting.size()) - longer - 1,
+          .tokens = lane.waiting_tokens - longer_tokens - newcomer.tokens_left(),
+          .looked_at = aged + shorter.looked_at};
+}
+
+// Newcomers age in the order of their arrival. Returns how many requests it looked at.
+int64_t FairQueue::TakeAgedFromYoung(FairLane* lane, int64_t now_ns) const {
+  int64_t looked_at = 0;
+  for (auto next = lane->waiting.lower_bound(lane->young_from); next != lane->waiting.end();
+       ++next) {
+    ++looked_at;
+    const auto& [arrival, group] = *next;
+    if (group->preemptions == 0) {
+      if (!HasAged(*group, now_ns)) break;
+      lane->young.Remove(group->prompt_tokens(), group->tokens_left());
+    }
+    lane->young_from = arrival + 1;
   }
-  return ahead;
+  return looked_at;
 }
 
 QueueAhead FairQueue::AheadOf(const SequenceGroup& newcomer, int64_t now_ns) const {
   const FairLane& own = *newcomer.lane;
   QueueAhead ahead = AheadInLane(newcomer, now_ns);
-  const QueueAhead own_turns = {ahead.requests + 1, ahead.tokens + newcomer.tokens_left()};
+  const int64_t own_requests = ahead.requests + 1;
+  const int64_t own_tokens = ahead.tokens + newcomer.tokens_left();
+  ahead.looked_at += static_cast<int64_t>(lanes_waiting_.size());
   for (const FairLane* lane : lanes_waiting_) {
     if (lane == &own || lane->priority_class > own.priority_class) continue;
-    QueueAhead theirs = {static_cast<int64_t>(lane->waiting.size()), lane->waiting_tokens};
-    if (lane->priority_class == own.priority_class) {
-      const auto by_weight = [&](int64_t turns) {
-        return turns * lane->weight_milli / own.weight_milli;
-      };
-      theirs.requests = std::min(theirs.requests, by_weight(own_turns.requests));
-      theirs.tokens = std::min(theirs.tokens, by_weight(own_turns.tokens));
-    }
-    ahead.requests += theirs.requests;
-    ahead.tokens += theirs.tokens;
+    const bool shares = lane->priority_class == own.priority_class;
+    // Divides only where it must: with 4,000 tenants the divisions took half of the time.
+    const auto at_most_by_weight = [&](int64_t theirs, int64_t turns) {
+      if (!shares || theirs * own.weight_milli <= turns * lane->weight_milli) return theirs;
+      return turns * lane->weight_milli / own.weight_milli;
+    };
+    const int64_t waiting = static_cast<int64_t>(lane->waiting.size());
+    ahead.requests += at_most_by_weight(waiting, own_requests);
+    ahead.tokens += at_most_by_weight(lane->waiting_tokens, own_tokens);
   }
   return ahead;
 }

@@ -31,6 +31,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "scheduler/length_sums.h"
 #include "scheduler/priority_class.h"
 #include "scheduler/sequence.h"
 
@@ -54,6 +55,8 @@ struct FairLane {
   std::map<int64_t, SequenceGroup*> waiting;  // by arrival
   std::map<int64_t, SequenceGroup*> lost;     // of those, who had started and lost their place
   std::map<std::pair<int64_t, int64_t>, SequenceGroup*> shortest;  // the others, by tokens, arrival
+  LengthSums young;  // of `shortest`, from young_from on: whoever had not aged when last asked
+  int64_t young_from = 0;  // an arrival
 };
 
 // Where somebody stands in line. Smaller comes first.
@@ -63,12 +66,6 @@ struct FairOrder {
   int64_t tokens_left = 0;  // of the prompt: the short ones first
   int64_t arrival = 0;
   auto operator<=>(const FairOrder&) const = default;
-};
-
-// What waits before somebody.
-struct QueueAhead {
-  int64_t requests = 0;
-  int64_t tokens = 0;  // of their prompts, and what those who lost their place had
 };
 
 class FairQueue {
@@ -96,9 +93,12 @@ class FairQueue {
   // What starts before somebody who has just come, as far as one can tell: higher classes whole,
   // who comes first in its own lane, and of its class's other lanes as much as that, by weight.
   // Lower classes wait.
+  // Cost: a look at each lane in which somebody waits, and at no more sums of its own lane than a
+  // prompt's length has bits, however many requests wait in them; and once at each request of its
+  // lane that has aged. Requires: nobody of its lane came later.
   QueueAhead AheadOf(const SequenceGroup& newcomer, int64_t now_ns) const;
   // Everybody who waits.
-  QueueAhead all() const { return {waiting_, waiting_tokens_}; }
+  QueueAhead all() const { return {.requests = waiting_, .tokens = waiting_tokens_}; }
   // The first in line; null if nobody can start.
   SequenceGroup* First(int64_t now_ns) const;
 
@@ -119,6 +119,7 @@ class FairQueue {
     return now_ns - group.waits_since_ns >= request_wait_max_ns_;
   }
   QueueAhead AheadInLane(const SequenceGroup& newcomer, int64_t now_ns) const;
+  int64_t TakeAgedFromYoung(FairLane* lane, int64_t now_ns) const;
   void Wait(SequenceGroup* group, int64_t now_ns);
   void StopWaiting(SequenceGroup* group);
   void Forget(FairLane* lane);
