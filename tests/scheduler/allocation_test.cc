@@ -1,5 +1,5 @@
-// A step allocates nothing once its requests run: counted with a global operator new of our own.
-// The sanitizers bring theirs, so that these tests are left out there.
+// A step of 256 sequences allocates nothing once they run: counted with a global operator new of
+// our own. The sanitizers bring theirs, so that these tests are left out there.
 #include <atomic>
 #include <cstdlib>
 #include <new>
@@ -28,17 +28,33 @@ void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 namespace tuppence {
 namespace {
 
+constexpr int32_t kSequences = 256;
+
 EngineOptions Options() {
   EngineOptions options = SmallEngineOptions();
   options.context_tokens = 1024;
-  options.blocks = 2048;
-  options.sequences_max = 16;
-  options.logit_rows_max = 16;
+  options.blocks = kSequences * options.context_tokens / options.block_tokens;
+  options.sequences_max = kSequences;
+  options.step_tokens_max = 2 * kSequences;
+  options.logit_rows_max = kSequences;
+  options.inbox_max = kSequences;
   return options;
 }
 
-// Allocations of 200 decode steps, readers included, after a warm-up. With records, every other
-// step the books take down what there is.
+// As many requests as fill every place.
+std::vector<Request> Crowd(int32_t choices = 1) {
+  std::vector<Request> requests;
+  for (int32_t i = 0; i < kSequences / choices; ++i) {
+    Request request = MakeRequest("r", 5 + 7 * (i % 12), 900, i);
+    request.sampling.choices = choices;
+    request.stream = std::make_shared<TokenStream>(choices, TokenStream::Limits());
+    requests.push_back(request);
+  }
+  return requests;
+}
+
+// Allocations of 200 decode steps of all places, readers included, after a warm-up. With records,
+// every other step the books take down what there is.
 int64_t AllocationsOfDecodeSteps(const std::vector<Request>& requests,
                                  StepRecords* records = nullptr) {
   const SteadyClock clock;
@@ -57,43 +73,31 @@ int64_t AllocationsOfDecodeSteps(const std::vector<Request>& requests,
     while (records->Front() != nullptr) records->Release();
   };
   for (int i = 0; i < 100; ++i) step();
+  const EngineSnapshot begin = engine.Snapshot();
+  EXPECT_EQ(begin.sequences_running, kSequences);
   const int64_t before = allocations.load();
   for (int i = 0; i < 200; ++i) step();
-  return allocations.load() - before;
+  const int64_t after = allocations.load();
+  EXPECT_EQ(engine.Snapshot().decode_tokens - begin.decode_tokens, 200 * kSequences);
+  return after - before;
 }
 
 TEST(AllocationTest, DecodeStepsAllocateNothing) {
-  std::vector<Request> requests;
-  for (int32_t i = 0; i < 12; ++i) {
-    Request request = MakeRequest("r", 5 + 7 * i, 900, i);
-    request.stream = std::make_shared<TokenStream>(1, TokenStream::Limits());
-    requests.push_back(request);
-  }
-  EXPECT_EQ(AllocationsOfDecodeSteps(requests), 0);
+  EXPECT_EQ(AllocationsOfDecodeSteps(Crowd()), 0);
 }
 
 TEST(AllocationTest, NorWithBooks) {
-  std::vector<Request> requests;
-  for (int32_t i = 0; i < 12; ++i) {
-    Request request = MakeRequest("r", 5 + 7 * i, 900, i);
-    request.stream = std::make_shared<TokenStream>(1, TokenStream::Limits());
-    requests.push_back(request);
-  }
-  StepRecords records(/*records=*/16, /*sequences_max=*/16);
-  EXPECT_EQ(AllocationsOfDecodeSteps(requests, &records), 0);
+  StepRecords records(/*records=*/16, /*sequences_max=*/kSequences);
+  EXPECT_EQ(AllocationsOfDecodeSteps(Crowd(), &records), 0);
 }
 
 TEST(AllocationTest, NorDoTheyWithChoicesPenaltiesAndBiases) {
-  std::vector<Request> requests;
-  for (int32_t i = 0; i < 4; ++i) {
-    Request request = MakeRequest("r", 5 + 7 * i, 900, i);
-    request.sampling.choices = 4;
+  std::vector<Request> requests = Crowd(/*choices=*/4);
+  for (Request& request : requests) {
     request.sampling.frequency_penalty = 0.5f;
     request.sampling.min_tokens = 700;
     request.sampling.logit_bias = {{.token_id = 3, .bias = 1}};
     request.stop_ids = {1, 2};
-    request.stream = std::make_shared<TokenStream>(4, TokenStream::Limits());
-    requests.push_back(request);
   }
   EXPECT_EQ(AllocationsOfDecodeSteps(requests), 0);
 }
