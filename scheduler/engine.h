@@ -171,11 +171,12 @@ class Engine {
   bool Step();
   // When the next Step has something to do even if nothing arrives: a deadline, a stall limit.
   int64_t next_alarm_ns() const { return next_alarm_ns_; }
-  // So that such a test can make the posted calls and look at blocks, queue and books.
+  // So that such a test can make the posted calls and look at blocks, queue, books and estimate.
   StreamNotifier* notifier() { return notifier_.get(); }
   const BlockPool& pool() const { return pool_; }
   const Scheduler& scheduler() const { return scheduler_; }
   const CostLedger& ledger() const { return ledger_; }
+  const StartEstimate& start_estimate() const { return start_estimate_; }
 
  private:
   friend class DecodeLeap;  // scheduler/simulation: many steps at once

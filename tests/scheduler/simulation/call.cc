@@ -1,6 +1,7 @@
 #include "tests/scheduler/simulation/call.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,11 +10,18 @@
 #include "tests/scheduler/simulation/violation.h"
 
 namespace tuppence::simulation {
+namespace {
+
+// Charges are whole nanoseconds, and what is beyond one is carried to the next step.
+constexpr double kCarryNs = 2;
+
+}  // namespace
 
 Call::Call(const Scenario& scenario, const CallPlan& plan, int32_t number)
     : scenario_(scenario), plan_(plan), id_(absl::StrCat("r", number)) {
   tokens_.resize(plan.sampling.choices);
   finish_reasons_.resize(plan.sampling.choices, FinishReason::kNone);
+  full_since_ns_.resize(plan.sampling.choices, kNever);
 }
 
 Call::~Call() { Detach(); }
@@ -130,6 +138,7 @@ void Call::Take(int64_t now_ns) {
   StreamDelta delta;
   if (!stream_->Take(&delta)) return;
   last_take_ns_ = now_ns;
+  std::fill(full_since_ns_.begin(), full_since_ns_.end(), kNever);
   Require(!end_.has_value(), absl::StrCat(id_, " got something after its end"));
   for (size_t c = 0; c < delta.choices.size(); ++c) {
     const ChoiceDelta& choice = delta.choices[c];
@@ -166,6 +175,14 @@ bool Call::HasRoom() const {
   return true;
 }
 
+void Call::NoteRoom(int64_t now_ns) {
+  for (int32_t choice = 0; choice < plan_.sampling.choices; ++choice) {
+    if (full_since_ns_[choice] == kNever && !stream_->HasRoom(choice)) {
+      full_since_ns_[choice] = now_ns;
+    }
+  }
+}
+
 void Call::CheckEnd(SimulatedDevice* device, int64_t drained_from_ns) const {
   const auto require = [&](bool holds, const std::string& what) {
     if (!holds) Violation(absl::StrCat(Describe(), ": ", what));
@@ -173,6 +190,9 @@ void Call::CheckEnd(SimulatedDevice* device, int64_t drained_from_ns) const {
   require(end_.has_value(), "it never ended");
   const absl::StatusCode code = end_->status.code();
   const std::string reason = RefusalOf(end_->status).value_or(Refusal()).reason;
+  const bool unreachable = reason == reason::kDeadlineUnreachable;
+  require(!late_.has_value() || *late_ || !unreachable, "called late, and could come in time");
+  require(!late_.has_value() || !*late_ || unreachable, "would come too late, and was not told");
   if (reason == reason::kSlowReader) {
     require(
         submitted_ns_ + end_->usage.total_ns - last_take_ns_ >= scenario_.options.stall_limit_ns ||
@@ -187,7 +207,6 @@ void Call::CheckEnd(SimulatedDevice* device, int64_t drained_from_ns) const {
     require(plan_.poisoned, "ended for NaN and had none");
   } else if (code != absl::StatusCode::kOk) {
     const int64_t end_ns = submitted_ns_ + end_->usage.total_ns;
-    const bool unreachable = reason == reason::kDeadlineUnreachable;
     require(!unreachable || (deadline_ns_ != kNever && taken_tokens_ == 0),
             "called late, and had no deadline or had begun");
     require(
@@ -200,6 +219,10 @@ void Call::CheckEnd(SimulatedDevice* device, int64_t drained_from_ns) const {
           "its prompt was to be scored and came from the cache");
   require(end_->usage.prompt_tokens == static_cast<int64_t>(plan_.prompt.size()),
           "its usage has another prompt");
+  const double due_ns = device->step_watch().DueNs(id_);
+  require(std::abs(static_cast<double>(end_->cost.machine_ns) - due_ns) <= kCarryNs,
+          absl::StrCat("it was charged ", end_->cost.machine_ns, " ns and is due ",
+                       std::llround(due_ns)));
   int64_t completion_tokens = 0;
   for (int32_t choice = 0; choice < plan_.sampling.choices; ++choice) {
     const std::vector<int32_t>& got = tokens_[choice];

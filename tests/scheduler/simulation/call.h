@@ -46,6 +46,12 @@ class Call final : public StreamReader {
   int64_t deadline_ns() const { return deadline_ns_; }
   // Each choice could take another token.
   bool HasRoom() const;
+  // After each step: which choices can take no more.
+  void NoteRoom(int64_t now_ns);
+  // Since when one can, and its reader has taken nothing; kNever: it can.
+  int64_t full_since_ns(int32_t choice) const { return full_since_ns_[choice]; }
+  // Whether it must hear at once that it would come too late.
+  void set_late(bool late) { late_ = late; }
   uint64_t trace() const { return trace_; }
   std::string Describe() const;
 
@@ -66,6 +72,8 @@ class Call final : public StreamReader {
   int64_t stalls_until_ns_ = -1;
   int64_t cancelled_ns_ = kNever;
   bool vanished_ = false;
+  std::vector<int64_t> full_since_ns_;  // by choice
+  std::optional<bool> late_;            // not known
 
   int32_t taken_tokens_ = 0;
   std::vector<std::vector<int32_t>> tokens_;

@@ -27,9 +27,10 @@ bool IsRescue(const Scheduler& scheduler) {
 
 FairWatch::FairWatch(const EngineOptions& options)
     : class_wait_max_ns_(options.class_wait_max_ns),
-      request_wait_max_ns_(options.request_wait_max_ns) {}
+      request_wait_max_ns_(options.request_wait_max_ns),
+      block_tokens_(options.block_tokens) {}
 
-void FairWatch::StepPlanned(const Scheduler& scheduler, int64_t now_ns) {
+void FairWatch::StepPlanned(const Scheduler& scheduler, const BlockPool& pool, int64_t now_ns) {
   planned_ = true;
   NoteOverdue(scheduler.queue(), now_ns);
   NoteStarts(scheduler, now_ns);
@@ -40,6 +41,9 @@ void FairWatch::StepPlanned(const Scheduler& scheduler, int64_t now_ns) {
   }
   CheckGap(scheduler.queue());
   CheckLostPlaces(scheduler);
+  // The plan of one step may have been made ahead, before the batch work held anything.
+  kept_out_steps_ = BatchKeepsFirstOut(scheduler, pool, now_ns) ? kept_out_steps_ + 1 : 0;
+  Require(kept_out_steps_ < 2, "batch work does not give way to the first in line");
   NoteCharges(scheduler);
 }
 
@@ -109,6 +113,11 @@ void FairWatch::NoteStarts(const Scheduler& scheduler, int64_t now_ns) {
   for (const FairLane* lane : scheduler.queue().lanes_waiting()) {
     for (const auto& [arrival, group] : lane->waiting) lost_ = lost_ || running_.count(arrival) > 0;
   }
+}
+
+bool FairWatch::somebody_started() const {
+  return std::any_of(classes_.begin(), classes_.end(),
+                     [](const Class& its_class) { return its_class.started > 0; });
 }
 
 void FairWatch::CheckClasses() const {
@@ -190,6 +199,32 @@ void FairWatch::CheckLostPlaces(const Scheduler& scheduler) const {
               "somebody lost their place before one with less to compute again");
     }
   }
+}
+
+// Nobody starts, the first in line lacks a place, and those of batch work would be enough for it,
+// as would their blocks for all that it may ever need.
+bool FairWatch::BatchKeepsFirstOut(const Scheduler& scheduler, const BlockPool& pool,
+                                   int64_t now_ns) const {
+  const SequenceGroup* first = scheduler.queue().First(now_ns);
+  if (first == nullptr || first->priority_class == PriorityClass::kBatch || lost_) return false;
+  int32_t places = scheduler.places_free();
+  if (places >= first->live_sequences() || somebody_started()) return false;
+  int64_t blocks = pool.blocks_free();
+  for (const SequenceGroup* group : scheduler.running_groups()) {
+    const Running& before = running_.at(group->arrival);
+    if (group->priority_class != PriorityClass::kBatch || before.keeps_place || !before.may_lose) {
+      continue;
+    }
+    places += group->live_sequences();
+    for (const Sequence& sequence : group->sequences) {
+      for (const int32_t block : sequence.blocks.blocks()) {
+        blocks += pool.references(block) == 1;
+      }
+    }
+    blocks -= group->live_sequences();  // each may have got its own for a shared one in this step
+  }
+  const int64_t each = (first->tokens_max() + block_tokens_ - 1) / block_tokens_;
+  return places >= first->live_sequences() && blocks >= first->live_sequences() * each;
 }
 
 void FairWatch::NoteCharges(const Scheduler& scheduler) {

@@ -9,6 +9,7 @@
 //             is: no wait beyond its limit
 //   lanes     who lost their place comes first, then the shortest, unless the oldest has aged
 //   the pool  the lowest class loses its place first, in it whoever has least to compute again
+//   batch     gives way to whoever is first in line above it and wants a place
 #pragma once
 
 #include <array>
@@ -28,9 +29,12 @@ class FairWatch {
   explicit FairWatch(const EngineOptions& options);
 
   // A step was planned, at now_ns, and goes to the device.
-  void StepPlanned(const Scheduler& scheduler, int64_t now_ns);
+  void StepPlanned(const Scheduler& scheduler, const BlockPool& pool, int64_t now_ns);
   // The engine is through with a step, or found nothing to do.
   void StepEnded(const Scheduler& scheduler, int64_t now_ns);
+  // Of the step at hand: somebody lost their place; somebody got one.
+  bool somebody_lost() const { return lost_; }
+  bool somebody_started() const;
 
  private:
   using LaneKey = std::pair<int64_t, PriorityClass>;  // tenant
@@ -66,18 +70,21 @@ class FairWatch {
   bool Aged(int64_t arrival, int64_t now_ns) const;
   void CheckGap(const FairQueue& queue);
   void CheckLostPlaces(const Scheduler& scheduler) const;
+  bool BatchKeepsFirstOut(const Scheduler& scheduler, const BlockPool& pool, int64_t now_ns) const;
   void NoteCharges(const Scheduler& scheduler);
   void CheckCharges(const Scheduler& scheduler) const;
   Class& ClassOf(PriorityClass c) { return classes_[static_cast<int>(c)]; }
 
   const ClassWaits class_wait_max_ns_;
   const int64_t request_wait_max_ns_;
+  const int32_t block_tokens_;
   std::array<Class, kPriorityClasses> classes_;
   std::map<int64_t, Running> running_;         // by arrival
   std::map<int64_t, int64_t> waits_since_ns_;  // by arrival, of who has come and not started
   std::set<LaneKey> was_unable_;  // lanes that waited and could not start, their readers being slow
   bool planned_ = false;          // the step at hand goes to the device
   bool lost_ = false;             // somebody lost their place in the step at hand
+  int32_t kept_out_steps_ = 0;    // in which batch work kept the first in line out
   std::map<LaneKey, LaneCharge> charges_;
 };
 

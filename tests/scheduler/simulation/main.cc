@@ -35,13 +35,14 @@ void Print(uint64_t seeds, const Outcome& all) {
     return static_cast<long long>(all.ends[static_cast<int>(reason)]);
   };
   std::printf(
-      "%llu seeds: %lld calls, %lld of them refused and %lld broken off by a crash; %lld steps, "
-      "%lld preemptions, %lld calls pinned, %lld tokens recomputed, %lld from the prefix cache; "
-      "choices ended: %lld stop, %lld length, %lld cancelled, %lld deadline, %lld error, %lld "
-      "drained; trace %016llx\n",
+      "%llu seeds: %lld calls, %lld of them refused, %lld told that they come too late and %lld "
+      "broken off by a crash; %lld steps, %lld of them planned ahead, %lld preemptions, %lld calls "
+      "pinned, %lld tokens recomputed, %lld from the prefix cache; choices ended: %lld stop, "
+      "%lld length, %lld cancelled, %lld deadline, %lld error, %lld drained; trace %016llx\n",
       static_cast<unsigned long long>(seeds), static_cast<long long>(all.calls),
-      static_cast<long long>(all.refused), static_cast<long long>(all.broken),
-      static_cast<long long>(all.steps), static_cast<long long>(all.preemptions),
+      static_cast<long long>(all.refused), static_cast<long long>(all.late),
+      static_cast<long long>(all.broken), static_cast<long long>(all.steps),
+      static_cast<long long>(all.ahead), static_cast<long long>(all.preemptions),
       static_cast<long long>(all.pinned), static_cast<long long>(all.recomputed_tokens),
       static_cast<long long>(all.cached_tokens), ends(FinishReason::kStop),
       ends(FinishReason::kLength), ends(FinishReason::kCancelled), ends(FinishReason::kDeadline),
@@ -51,8 +52,8 @@ void Print(uint64_t seeds, const Outcome& all) {
 
 // So many seeds lead everywhere; where they do not, what was drawn has become too tame.
 bool CoversEverything(const Outcome& all) {
-  bool covers = all.refused > 0 && all.broken > 0 && all.pinned > 0 && all.recomputed_tokens > 0 &&
-                all.cached_tokens > 0;
+  bool covers = all.refused > 0 && all.late > 0 && all.ahead > 0 && all.broken > 0 &&
+                all.pinned > 0 && all.recomputed_tokens > 0 && all.cached_tokens > 0;
   for (int reason = static_cast<int>(FinishReason::kStop); reason < kFinishReasons; ++reason) {
     covers = covers && all.ends[reason] > 0;
   }

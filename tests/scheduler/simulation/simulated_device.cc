@@ -31,9 +31,11 @@ SimulatedDevice::SimulatedDevice(const Scenario& scenario, int64_t steps_before,
       clock_(clock),
       model_(scenario.options.cost, 0),
       fair_watch_(scenario.options),
+      step_watch_(scenario.options),
+      cache_watch_(scenario.options),
       draw_(scenario.seed ^ static_cast<uint64_t>(steps_before)),
       slots_(size_t{1} * scenario.options.blocks * scenario.options.block_tokens),
-      owner_tenants_(scenario.options.blocks, kNobody),
+      owners_(scenario.options.blocks),
       is_poison_(scenario.options.blocks, false),
       steps_(steps_before) {
   for (const CallPlan& call : scenario.calls) {
@@ -43,9 +45,11 @@ SimulatedDevice::SimulatedDevice(const Scenario& scenario, int64_t steps_before,
 
 void SimulatedDevice::Launch(const BlockWork& blocks, const Batch& batch,
                              std::span<const SamplingRow> sampling) {
-  fair_watch_.StepPlanned(engine_->scheduler(), clock_->NowNs());
+  fair_watch_.StepPlanned(engine_->scheduler(), engine_->pool(), clock_->NowNs());
+  cache_watch_.StepPlanned(*engine_, fair_watch_.somebody_lost());
   NoteOwners();
   CheckBatch(batch, sampling);
+  step_watch_.StepPlanned(*engine_, ChunksOf(batch));
   CheckNobodyForgotten(sampling);
   DoBlockWork(blocks);
   for (int32_t entry = 0; entry < batch.entries(); ++entry) {
@@ -86,14 +90,42 @@ absl::Status SimulatedDevice::Wait(std::span<SampledToken> tokens) {
   return absl::OkStatus();
 }
 
+void SimulatedDevice::StepEnded() {
+  fair_watch_.StepEnded(engine_->scheduler(), clock_->NowNs());
+  step_watch_.StepEnded(*engine_);
+  cache_watch_.StepEnded(*engine_);
+}
+
 void SimulatedDevice::NoteOwners() {
-  std::fill(owner_tenants_.begin(), owner_tenants_.end(), kNobody);
+  std::fill(owners_.begin(), owners_.end(), Owner());
   for (const SequenceGroup* group : engine_->scheduler().running_groups()) {
-    const int32_t tenant = TenantNumber(static_cast<const ActiveRequest*>(group)->request.tenant);
+    const ActiveRequest* request = static_cast<const ActiveRequest*>(group);
+    const int32_t tenant = TenantNumber(request->request.tenant);
     for (const Sequence& sequence : group->sequences) {
-      for (const int32_t block : sequence.blocks.blocks()) owner_tenants_[block] = tenant;
+      for (const int32_t block : sequence.blocks.blocks()) {
+        owners_[block] = {.tenant = tenant, .request = request, .sequence = &sequence};
+      }
     }
   }
+}
+
+// Whose positions these are says the block that each is written to.
+std::vector<Chunk> SimulatedDevice::ChunksOf(const Batch& batch) const {
+  std::vector<Chunk> chunks;
+  for (int32_t entry = 0; entry < batch.entries(); ++entry) {
+    const int32_t token = batch.entry_starts[entry];
+    const int32_t first = batch.positions[token];
+    const int32_t end = first + batch.entry_starts[entry + 1] - token;
+    const Owner& owner = owners_[batch.slots[token] / block_tokens_];
+    Require(owner.sequence != nullptr, "a token is written to a block that nobody holds");
+    Chunk* last = chunks.empty() ? nullptr : &chunks.back();
+    if (last != nullptr && last->sequence == owner.sequence && last->end == first) {
+      last->end = end;
+    } else {
+      chunks.push_back({owner.request, owner.sequence, first, end, batch.entry_phases[entry]});
+    }
+  }
+  return chunks;
 }
 
 void SimulatedDevice::CheckBatch(const Batch& batch, std::span<const SamplingRow> sampling) const {
@@ -159,8 +191,8 @@ void SimulatedDevice::DoBlockWork(const BlockWork& blocks) {
 void SimulatedDevice::Store(const Batch& batch, int32_t entry, int32_t token) {
   const int32_t slot = batch.slots[token];
   const int32_t block = slot / block_tokens_;
-  const int32_t tenant = owner_tenants_[block];
-  Require(tenant != kNobody, "a token is written to a block that nobody holds");
+  Require(engine_->pool().references(block) == 1, "a token is written where another reads");
+  const int32_t tenant = owners_[block].tenant;
   for (int32_t i = 0; i < block_tokens_; ++i) {
     const Slot& other = slots_[block * block_tokens_ + i];
     Require(other.tenant == kNobody || other.tenant == tenant,

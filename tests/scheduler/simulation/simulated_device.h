@@ -13,8 +13,10 @@
 #include "scheduler/engine.h"
 #include "scheduler/simulation/virtual_clock.h"
 #include "scheduler/step_executor.h"
+#include "tests/scheduler/simulation/cache_watch.h"
 #include "tests/scheduler/simulation/fair_watch.h"
 #include "tests/scheduler/simulation/oracle.h"
+#include "tests/scheduler/simulation/step_watch.h"
 
 namespace tuppence::simulation {
 
@@ -36,7 +38,10 @@ class SimulatedDevice final : public StepExecutor {
   // Blocks that nobody holds and no cache keeps: whoever reads them gets a wrong answer.
   void PoisonFreeBlocks();
 
-  FairWatch& fair_watch() { return fair_watch_; }
+  // The engine is through with a step, or found nothing to do.
+  void StepEnded();
+
+  const StepWatch& step_watch() const { return step_watch_; }
   int64_t steps() const { return steps_; }
   bool failed() const { return failed_; }
   uint64_t trace() const { return trace_; }
@@ -44,7 +49,15 @@ class SimulatedDevice final : public StepExecutor {
   const std::vector<int32_t>& Drawn(uint64_t key, int32_t choice) { return drawn_[{key, choice}]; }
 
  private:
+  // Who holds a block.
+  struct Owner {
+    int32_t tenant = -1;
+    const ActiveRequest* request = nullptr;
+    const Sequence* sequence = nullptr;  // of those that share it one
+  };
+
   void NoteOwners();
+  std::vector<Chunk> ChunksOf(const Batch& batch) const;
   void CheckBatch(const Batch& batch, std::span<const SamplingRow> sampling) const;
   void CheckNobodyForgotten(std::span<const SamplingRow> sampling) const;
   void DoBlockWork(const BlockWork& blocks);
@@ -60,11 +73,13 @@ class SimulatedDevice final : public StepExecutor {
   const Engine* engine_ = nullptr;
   const StepCostModel model_;
   FairWatch fair_watch_;
+  StepWatch step_watch_;
+  CacheWatch cache_watch_;
   Draw draw_;
   std::map<uint64_t, const CallPlan*> poisoned_;
-  std::vector<Slot> slots_;             // [blocks * block_tokens]
-  std::vector<int32_t> owner_tenants_;  // [blocks] of who holds it in this step
-  std::vector<bool> is_poison_;         // [blocks]
+  std::vector<Slot> slots_;      // [blocks * block_tokens]
+  std::vector<Owner> owners_;    // [blocks] in this step
+  std::vector<bool> is_poison_;  // [blocks]
   std::vector<SampledToken> results_;
   std::map<std::pair<uint64_t, int32_t>, std::vector<int32_t>> drawn_;
   int64_t step_ns_ = 0;

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <map>
+#include <span>
 
 #include "absl/strings/str_cat.h"
+#include "scheduler/refusal.h"
+#include "tests/scheduler/simulation/deadline_watch.h"
 #include "tests/scheduler/simulation/invariants.h"
 #include "tests/scheduler/simulation/violation.h"
 
@@ -30,7 +33,9 @@ void Outcome::Add(const Outcome& other) {
   steps += other.steps;
   calls += other.calls;
   refused += other.refused;
+  late += other.late;
   broken += other.broken;
+  ahead += other.ahead;
   preemptions += other.preemptions;
   recomputed_tokens += other.recomputed_tokens;
   pinned += other.pinned;
@@ -205,18 +210,25 @@ void World::Bury() {
 void World::Count(const RequestEnd& end) {
   outcome_.pinned += end.usage.preemptions == scenario_.options.preemptions_max;
   outcome_.cached_tokens += end.usage.cached_tokens;
+  outcome_.late += RefusalOf(end.status).value_or(Refusal()).reason == reason::kDeadlineUnreachable;
   for (const FinishReason reason : end.finish_reasons) ++outcome_.ends[static_cast<int>(reason)];
 }
 
 void World::Step() {
   const int64_t begin_ns = clock_.NowNs();
+  const int64_t accepted = life_->engine->Snapshot().requests_accepted;
+  DeadlineWatch deadline_watch(scenario_, *life_->engine, begin_ns);
   idle_ = !life_->engine->Step();
-  life_->device.fair_watch().StepEnded(life_->engine->scheduler(), clock_.NowNs());
+  const int64_t newcomers = life_->engine->Snapshot().requests_accepted - accepted;
+  deadline_watch.Judge(std::span(life_->calls).subspan(accepted, newcomers));
+  life_->device.StepEnded();
+  outcome_.ahead += life_->engine->scheduler().planned_ahead();
   CheckBlocks(*life_->engine);
   CheckCaps(*life_->engine, life_->admission, scenario_);
   CheckBooks(*life_->engine, clock_.NowNs());
   CheckCalls(begin_ns);
   CheckTenantCaps();
+  CheckReaders(begin_ns);
   if (idle_) CheckIdle();
   life_->device.PoisonFreeBlocks();
   Fold(&outcome_.trace, static_cast<uint64_t>(clock_.NowNs()));
@@ -242,6 +254,29 @@ void World::CheckCalls(int64_t step_begin_ns) {
   }
   while (life_->first_open < calls.size() && calls[life_->first_open]->released()) {
     ++life_->first_open;
+  }
+}
+
+// Nobody whose reader takes nothing outlives the limit by more than the step at hand.
+void World::CheckReaders(int64_t step_begin_ns) {
+  const Scheduler& scheduler = life_->engine->scheduler();
+  for (const SequenceGroup* group : scheduler.running_groups()) CheckReader(*group, step_begin_ns);
+  for (const FairLane* lane : scheduler.queue().lanes_waiting()) {
+    for (const auto& [arrival, group] : lane->waiting) CheckReader(*group, step_begin_ns);
+  }
+  for (size_t i = life_->first_open; i < life_->calls.size(); ++i) {
+    life_->calls[i]->NoteRoom(clock_.NowNs());
+  }
+}
+
+void World::CheckReader(const SequenceGroup& group, int64_t step_begin_ns) const {
+  const Call& call = *life_->calls[group.arrival];
+  for (const Sequence& sequence : group.sequences) {
+    const int64_t since_ns = call.full_since_ns(sequence.choice);
+    if (sequence.finished || since_ns == kNever) continue;
+    if (step_begin_ns - since_ns >= scenario_.options.stall_limit_ns) {
+      Violation(absl::StrCat(call.Describe(), " runs on although its reader takes nothing"));
+    }
   }
 }
 

@@ -25,7 +25,9 @@ struct Outcome {
   int64_t steps = 0;
   int64_t calls = 0;
   int64_t refused = 0;
+  int64_t late = 0;    // told at once that they come too late
   int64_t broken = 0;  // by a crash
+  int64_t ahead = 0;   // steps planned while the device was at the one before
   int64_t preemptions = 0;
   int64_t recomputed_tokens = 0;
   int64_t pinned = 0;  // calls that were preempted as often as may be
@@ -64,6 +66,8 @@ class World {
   void Step();
   void CheckCalls(int64_t step_begin_ns);
   void CheckTenantCaps();
+  void CheckReaders(int64_t step_begin_ns);
+  void CheckReader(const SequenceGroup& group, int64_t step_begin_ns) const;
   void Count(const RequestEnd& end);
   void CheckIdle();
   void ReadAndRecord();
