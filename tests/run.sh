@@ -42,7 +42,7 @@ finish() {
 
 step() { printf '\n== %s (%s s since the start)\n' "$*" "$SECONDS"; }
 
-# A script that is one test.
+# A script that is one test; `script timeout SECONDS ...` is one that must be done by then.
 script() {
   step "$*"
   "$@"
@@ -115,7 +115,7 @@ if [ "$released" -eq 0 ]; then
   for name in model cuda_emulated ops golden scheduler service end_to_end; do
     gtest "build/cpu/tests/$name/${name}_test"
   done
-  script build/cpu/tests/scheduler/simulation/scheduler_simulation --seeds 1000
+  script timeout 120 build/cpu/tests/scheduler/simulation/scheduler_simulation --seeds 1000
   script "$python" tests/scheduler/simulation/planted.py build/cpu
   script "$python" tests/cuda_emulated/service_test.py build/cpu
   script "$python" tests/cuda_emulated/golden_service_test.py build/cpu
@@ -146,7 +146,7 @@ if built asan; then
   for name in "${sanitized[@]}"; do
     gtest "build/asan/tests/$name/${name}_test"
   done
-  script build/asan/tests/scheduler/simulation/scheduler_simulation --seeds 1000
+  script timeout 300 build/asan/tests/scheduler/simulation/scheduler_simulation --seeds 1000
 fi
 if [ "$sanitizers" -eq 1 ]; then
   # Data races where threads meet: the engine and the thread pool. Debian's gRPC is not built for it, so
