@@ -34,7 +34,6 @@ class RateSource {
   // From when on it is another; int64's maximum where none follows.
   int64_t NextChange(int64_t utc_ns) const { return cards_.NextChange(utc_ns); }
   bool has_file() const { return !path_.empty(); }
-  int64_t machine_share_ppm() const { return machine_share_ppm_; }
 
   // Reads the file again. On an error the cards stay as they were. FAILED_PRECONDITION: there is
   // none, or it would change a card that has been in force.

@@ -122,7 +122,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadAndTell(const ServeOptions& opt
 
 // Null where none is asked for.
 absl::StatusOr<std::unique_ptr<UsageStore>> OpenStore(const ServeOptions& options,
-                                                      int64_t machine_share_ppm, int64_t started_ns,
+                                                      const RateCard& rate_card, int64_t started_ns,
                                                       const Clock* clock) {
   if (options.usage_store.empty()) return nullptr;
   const int64_t started_utc_ns = clock->UtcNs() - (clock->NowNs() - started_ns);
@@ -130,7 +130,7 @@ absl::StatusOr<std::unique_ptr<UsageStore>> OpenStore(const ServeOptions& option
       {.path = options.usage_store, .keep_requests_days = options.keep_requests_days},
       {.instance = options.instance,
        .version = kVersion,
-       .machine_share_ppm = machine_share_ppm,
+       .rate_card = rate_card,
        .started_ns = started_ns,
        .started_utc_ns = started_utc_ns},
       clock);
@@ -364,7 +364,7 @@ int Serve(const ServeOptions& options) {
   TenantRates tenant_rates;
   const auto files = OpenFiles(options);
   if (!files.ok()) return Fail(files.status());
-  auto store = OpenStore(options, rates.machine_share_ppm(), started_ns, &clock);
+  auto store = OpenStore(options, rates.At(clock.UtcNs()), started_ns, &clock);
   if (!store.ok()) return Fail(store.status());
   auto loaded = LoadAndTell(options);
   if (!loaded.ok()) return Fail(loaded.status());

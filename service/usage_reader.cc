@@ -179,11 +179,16 @@ std::string UsageReader::RequestColumns() const {
   return absl::StrCat(kRequestColumns, version_ < 3 ? ", NULL AS replay_of" : ", replay_of");
 }
 
+// Nor of the card that a process started under.
+std::string UsageReader::RunCardColumns() const {
+  return version_ < 4 ? ", NULL, NULL" : ", start_rate_card_id, start_micro_usd_per_hour";
+}
+
 absl::StatusOr<std::vector<StoredRun>> UsageReader::Runs() {
   SqliteRows rows(database_,
                   "SELECT run_id, instance, boot_id, version, model, arithmetic_id, "
-                  "machine_share_ppm, started_ns, started_utc_ns, ended_ns, ended_utc_ns "
-                  "FROM runs ORDER BY started_utc_ns, run_id");
+                  "machine_share_ppm, started_ns, started_utc_ns, ended_ns, ended_utc_ns" +
+                      RunCardColumns() + " FROM runs ORDER BY started_utc_ns, run_id");
   std::vector<StoredRun> runs;
   while (rows.Next()) {
     StoredRun run;
@@ -198,6 +203,8 @@ absl::StatusOr<std::vector<StoredRun>> UsageReader::Runs() {
     run.started_utc_ns = rows.Integer();
     run.ended_ns = rows.IntegerOrNull();
     run.ended_utc_ns = rows.IntegerOrNull();
+    run.last_card.id = rows.TextOrNull().value_or("");
+    run.last_card.micro_usd_per_hour = rows.IntegerOrNull().value_or(-1);
     run.booked_until_ns = run.last_row_ns = run.started_ns;
     runs.push_back(std::move(run));
   }
@@ -249,8 +256,9 @@ absl::Status UsageReader::ReadRunCards(std::vector<StoredRun>* runs) {
   for (StoredRun& run : *runs) {
     const auto own = last.find(run.run_id);
     if (own != last.end()) near[run.instance] = &own->second;
-    if (near.count(run.instance) == 0) continue;
-    run.last_card = *near[run.instance];
+    const bool has_own = own == last.end() && run.last_card.known();
+    if (!has_own && near.count(run.instance) == 0) continue;
+    if (!has_own) run.last_card = *near[run.instance];
     found.insert(run.run_id);
   }
   near.clear();

@@ -41,8 +41,9 @@ struct StoredRun {
   // What the books know of its end.
   int64_t booked_until_ns = 0;  // the last period's end; started_ns where there is none
   int64_t last_row_ns = 0;      // when its last request ended; started_ns where there is none
-  // Of its last period. A process killed before its first one held the machine all the same: then
-  // the card that the instance was booked under before it, or else after it.
+  // Of its last period. A process that ended before its first one held the machine all the same:
+  // then the card it started under; where an older store does not say, the one that the instance
+  // was booked under before it, or else after it.
   RateCard last_card;
 
   // The last moment the process is known to have lived.
@@ -174,6 +175,7 @@ class UsageReader {
   UsageReader(std::string path, sqlite3* database) : path_(std::move(path)), database_(database) {}
   absl::Status CheckIsStore();
   std::string RequestColumns() const;
+  std::string RunCardColumns() const;
   absl::Status ReadRunEnds(std::vector<StoredRun>* runs);
   absl::Status ReadRunCards(std::vector<StoredRun>* runs);
 

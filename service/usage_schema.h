@@ -4,7 +4,7 @@
 
 namespace tuppence {
 
-inline constexpr int kUsageSchemaVersion = 3;
+inline constexpr int kUsageSchemaVersion = 4;
 
 inline constexpr char kUsageSchema[] = R"sql(
 CREATE TABLE runs (                 -- one for each process
@@ -145,9 +145,15 @@ CREATE INDEX answer_keys_by_time ON answer_keys (received_utc_ns);
 ALTER TABLE requests ADD COLUMN replay_of TEXT; -- whose answer it made again; null: an answer of its own
 )sql";
 
+// The card at a process's start, for one that ends before its first period.
+inline constexpr char kRunCardsSchema[] = R"sql(
+ALTER TABLE runs ADD COLUMN start_rate_card_id TEXT; -- null: no rate known
+ALTER TABLE runs ADD COLUMN start_micro_usd_per_hour INTEGER; -- of the whole machine
+)sql";
+
 // Element i takes a store from version i to i + 1; an empty file is version 0.
-inline constexpr const char* kUsageMigrations[kUsageSchemaVersion] = {kUsageSchema, kBudgetSchema,
-                                                                      kAnswerKeysSchema};
+inline constexpr const char* kUsageMigrations[kUsageSchemaVersion] = {
+    kUsageSchema, kBudgetSchema, kAnswerKeysSchema, kRunCardsSchema};
 
 // PRAGMA application_id: "TPPC". Tells our files from other programs' databases.
 inline constexpr int kUsageApplicationId = 0x54505043;

@@ -71,7 +71,8 @@ constexpr char kDateKilledRuns[] =
 
 constexpr char kInsertRun[] = R"sql(
 INSERT INTO runs (run_id, instance, boot_id, version, model, arithmetic_id, machine_share_ppm,
-  started_ns, started_utc_ns) VALUES (?, ?, ?, ?, '', '', ?, ?, ?))sql";
+  started_ns, started_utc_ns, start_rate_card_id, start_micro_usd_per_hour)
+VALUES (?, ?, ?, ?, '', '', ?, ?, ?, ?, ?))sql";
 constexpr char kNameModel[] = "UPDATE runs SET model = ?, arithmetic_id = ? WHERE run_id = ?";
 constexpr char kEndRun[] =
     "UPDATE runs SET ended_ns = ?1, ended_utc_ns = started_utc_ns + (?1 - started_ns) "
@@ -241,9 +242,11 @@ absl::Status UsageStore::BeginRun() {
   return InTransaction([&] {
     close << last.run_id << last.alive_ns;
     if (!close.Run() || !date.Run() || !budgets_->PostCutOff(run_id_)) return Failure();
-    begin << run_id_ << instance << boot_id << run_.version << run_.machine_share_ppm
+    const RateCard& card = run_.rate_card;
+    begin << run_id_ << instance << boot_id << run_.version << card.machine_share_ppm
           << run_.started_ns << run_.started_utc_ns;
-    return Done(begin.Run());
+    begin.If(card.known(), card.id).If(card.known(), card.micro_usd_per_hour);
+    return Done(begin.Run() && WriteCard(card));
   });
 }
 
@@ -313,13 +316,16 @@ absl::StatusOr<std::vector<DaySpend>> UsageStore::SpendOfMonth(int64_t utc_ns) {
   return spend;
 }
 
+bool UsageStore::WriteCard(const RateCard& card) {
+  if (!card.known()) return true;
+  statements_->rate_card << card.id << card.micro_usd_per_hour << card.source
+                         << card.valid_from_utc_ns;
+  return statements_->rate_card.Run();
+}
+
 absl::Status UsageStore::WritePeriod(const Period& period) {
   const RateCard& card = period.rate_card;
-  if (card.known()) {
-    statements_->rate_card << card.id << card.micro_usd_per_hour << card.source
-                           << card.valid_from_utc_ns;
-    if (!statements_->rate_card.Run()) return Failure();
-  }
+  if (!WriteCard(card)) return Failure();
   const AccountTotals& accounts = period.accounts;
   SqliteStatement& insert = statements_->period;
   insert << run_id_ << period.number << period.start_ns << period.end_ns << period.utc_start_ns;

@@ -29,7 +29,7 @@ class StoreLock;
 struct StoreRun {
   std::string instance = {};  // the machine, as the bill names it; "": its host name
   std::string version = {};
-  int64_t machine_share_ppm = kPpm;  // known from the start: a process may end while it loads
+  RateCard rate_card = {};  // with the share, at its start: a process may end while it loads
   int64_t started_ns = 0;
   int64_t started_utc_ns = 0;
 };
@@ -88,6 +88,7 @@ class UsageStore {
   absl::Status Prepare();
   absl::Status BeginRun();
   absl::Status WriteRow(const RequestRow& row);
+  bool WriteCard(const RateCard& card);
   absl::Status WritePeriod(const Period& period);
   absl::Status Remove(int64_t now_ns, int64_t utc_now_ns);
 

@@ -70,6 +70,16 @@ TEST_F(InvoiceTest, AWindowOfNothingButACrashLoopIsAnInvoice) {
   EXPECT_THAT(FormatInvoiceTable(Make(options)), HasSubstr("Nothing is booked in this time."));
 }
 
+TEST_F(InvoiceTest, WhereNoProcessWasEverReadyTheCardIsTheOneItStartedUnder) {
+  store_.Run("loop", "i-a", start_);
+  store_.End("loop", /*lost_ns=*/40 * kSecondNs);
+  EXPECT_EQ(Make().machine.unpriced_ns, 40 * kSecondNs) << "a store of an older version";
+  store_.Sql("UPDATE runs SET start_rate_card_id = 'card', start_micro_usd_per_hour = 526000");
+  const Invoice invoice = Make();
+  EXPECT_EQ(invoice.machine.unpriced_ns, 0);
+  EXPECT_EQ(invoice.machine.nanousd, CostOf(40 * kSecondNs));
+}
+
 TEST_F(InvoiceTest, AProcessThatEndsWhileItLoadsCostsItsShareAndItsTenantsTheRest) {
   for (int i = 0; i < 3; ++i) {
     const std::string run = absl::StrCat("loads", i);

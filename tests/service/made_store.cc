@@ -47,7 +47,7 @@ void MadeStore::Run(const std::string& id, const std::string& instance, int64_t 
                     int64_t machine_share_ppm, const std::string& model) {
   Sql(absl::StrCat("INSERT INTO runs VALUES ('", id, "', '", instance, "', 'boot-", instance,
                    "', '1', '", model, "', 'plain', ", machine_share_ppm, ", ", started_utc_ns,
-                   ", ", started_utc_ns, ", NULL, NULL)"));
+                   ", ", started_utc_ns, ", NULL, NULL, NULL, NULL)"));
   runs_[id].end_ns = started_utc_ns;
 }
 

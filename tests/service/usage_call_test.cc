@@ -37,7 +37,7 @@ std::string FourRows() {
   auto store = UsageStore::Open({.path = path},
                                 {.instance = "m",
                                  .version = "1",
-                                 .machine_share_ppm = 250'000,
+                                 .rate_card = {.machine_share_ppm = 250'000},
                                  .started_ns = clock.NowNs(),
                                  .started_utc_ns = clock.UtcNs()},
                                 &clock)

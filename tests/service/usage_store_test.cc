@@ -24,7 +24,7 @@ class UsageStoreTest : public testing::Test {
     auto store = UsageStore::Open(options,
                                   {.instance = "machine-1",
                                    .version = "9.9",
-                                   .machine_share_ppm = 250'000,
+                                   .rate_card = {.machine_share_ppm = 250'000},
                                    .started_ns = clock_.NowNs(),
                                    .started_utc_ns = clock_.UtcNs()},
                                   &clock_);
@@ -116,7 +116,7 @@ TEST_F(UsageStoreTest, ARunIsOpenedAndEnded) {
 
 TEST_F(UsageStoreTest, AProcessThatEndsWhileItLoadsHasItsShare) {
   const StoreRun run = {.instance = "machine-1",
-                        .machine_share_ppm = 250'000,
+                        .rate_card = {.machine_share_ppm = 250'000},
                         .started_ns = clock_.NowNs(),
                         .started_utc_ns = clock_.UtcNs()};
   (void)UsageStore::Open({.path = path_}, run, &clock_).value();  // and no model is ever named
@@ -190,6 +190,21 @@ TEST_F(UsageStoreTest, AnOlderFileIsTakenForward) {
   EXPECT_EQ(QueryOne(path_, "PRAGMA user_version"), absl::StrCat(kUsageSchemaVersion));
   EXPECT_EQ(QueryOne(path_, "PRAGMA application_id"), absl::StrCat(kUsageApplicationId));
   EXPECT_EQ(QueryOne(path_, "PRAGMA journal_mode"), "wal");
+}
+
+TEST_F(UsageStoreTest, TheCardThatAProcessStartsUnderIsThereBeforeItsFirstPeriod) {
+  const RateCard card = {.id = "t4",
+                         .micro_usd_per_hour = 526'000,
+                         .machine_share_ppm = 250'000,
+                         .source = "list",
+                         .valid_from_utc_ns = 7};
+  (void)UsageStore::Open({.path = path_}, {.instance = "i", .rate_card = card}, &clock_).value();
+  EXPECT_EQ(QueryOne(path_, "SELECT start_rate_card_id || start_micro_usd_per_hour FROM runs"),
+            "t4526000");
+  EXPECT_EQ(QueryOne(path_, "SELECT machine_share_ppm FROM runs"), "250000");
+  EXPECT_EQ(QueryOne(path_, "SELECT source || valid_from_utc_ns FROM rate_cards"), "list7");
+  (void)UsageStore::Open({.path = path_}, {.instance = "i"}, &clock_).value();
+  EXPECT_EQ(QueryOne(path_, "SELECT count(*) FROM runs WHERE start_rate_card_id IS NULL"), "1");
 }
 
 TEST_F(UsageStoreTest, AFileThatWasMovedIsNotWrittenTo) {
