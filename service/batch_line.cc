@@ -163,18 +163,19 @@ std::string BatchLineId(const std::string& job_id, int64_t line_number) {
 }
 
 std::string BatchErrorLine(const std::string& id, const std::string& custom_id,
-                           const absl::Status& status) {
+                           const absl::Status& status, const RequestEnd* end) {
   // The client puts the details below the message, a line each.
   const absl::string_view text = status.message();
   absl::Status told(status.code(), text.substr(0, text.find('\n')));
   status.ForEachPayload(
       [&told](absl::string_view url, const absl::Cord& payload) { told.SetPayload(url, payload); });
   const Json error = Json::parse(ErrorObject(told));
-  const Json line = {
-      {"id", id},
-      {"custom_id", custom_id.empty() ? Json() : Json(custom_id)},
-      {"response", {{"status_code", HttpStatusOf(told)}, {"body", {{"error", error}}}}},
-      {"error", error}};
+  Json body = {{"error", error}};
+  if (end != nullptr) body["usage"] = Json::parse(UsageObject(*end));
+  const Json line = {{"id", id},
+                     {"custom_id", custom_id.empty() ? Json() : Json(custom_id)},
+                     {"response", {{"status_code", HttpStatusOf(told)}, {"body", std::move(body)}}},
+                     {"error", error}};
   return Dump(line);
 }
 

@@ -49,6 +49,8 @@ class BatchAnswer {
   // Each choice has its finish reason: all of the text is there, though the end may be not.
   bool complete() const { return finished_ == ask_.ask.sampling.choices; }
   bool has_end() const { return end_.has_value(); }
+  // Also of an answer that broke off. Null: nobody said.
+  const RequestEnd* end() const { return end_.has_value() ? &*end_ : nullptr; }
   const std::string& request_id() const { return request_id_; }
 
   // The output's line; `id` is unique and carries the input line's number. reference: what the
@@ -70,9 +72,10 @@ class BatchAnswer {
 // By which a line's answer is found again: unique, and ends in the line's number.
 std::string BatchLineId(const std::string& job_id, int64_t line_number);
 
-// The output's line where there is no answer: `status` says why.
+// The output's line where there is no answer: `status` says why. `end`: what was used and what it
+// cost all the same; null: nothing.
 std::string BatchErrorLine(const std::string& id, const std::string& custom_id,
-                           const absl::Status& status);
+                           const absl::Status& status, const RequestEnd* end = nullptr);
 // The same where its time was up before it was asked.
 std::string BatchExpiredLine(const std::string& id, const std::string& custom_id);
 

@@ -139,7 +139,7 @@ absl::StatusOr<BatchRunner::Written> BatchRunner::Answer(const BatchLine& line, 
     if (!MayBeAnsweredLater(status)) {
       // What ran out of time when the whole job did is not this line's failure.
       if (absl::IsDeadlineExceeded(status) && !paused().ok()) return paused();
-      return Written{BatchErrorLine(id, custom_id, status)};
+      return Written{BatchErrorLine(id, custom_id, status, answer.end())};
     }
     absl::Status waited = WaitToTryAgain(status, tries);
     if (!waited.ok()) return waited;

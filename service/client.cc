@@ -15,6 +15,7 @@
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "scheduler/refusal.h"
+#include "service/answer_from_proto.h"
 #include "service/call_identity.h"
 #include "service/money.h"
 #include "tuppence/v1/tuppence.grpc.pb.h"
@@ -127,12 +128,33 @@ absl::Status FromGrpc(const grpc::Status& status) {
   const auto code = static_cast<absl::StatusCode>(status.error_code());
   if (!status.error_details().empty() && details.ParseFromString(status.error_details())) {
     for (const google::protobuf::Any& detail : details.details()) text += DetailText(detail);
-    return RefusalStatus(code, text, RefusalOf(details));
+    absl::Status told = RefusalStatus(code, text, RefusalOf(details));
+    for (const google::protobuf::Any& detail : details.details()) {
+      if (detail.Is<v1::Usage>() || detail.Is<v1::Cost>()) {
+        told.SetPayload(detail.type_url(), absl::Cord(detail.value()));
+      }
+    }
+    return told;
   } else if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
     // Without details it did not come from the service: nobody answered.
     text += "\n  is the service running, and is this its address? (tuppence serve --model DIR)";
   }
   return absl::Status(code, text);
+}
+
+std::optional<RequestEnd> BookedOf(const absl::Status& status) {
+  v1::Usage usage;
+  v1::Cost cost;
+  for (google::protobuf::Message* part : {static_cast<google::protobuf::Message*>(&usage),
+                                          static_cast<google::protobuf::Message*>(&cost)}) {
+    const auto payload =
+        status.GetPayload(absl::StrCat("type.googleapis.com/", part->GetTypeName()));
+    if (!payload.has_value() || !part->ParseFromString(std::string(*payload))) return std::nullopt;
+  }
+  RequestEnd end;
+  end.usage = UsageFromProto(usage);
+  end.cost = CostFromProto(cost);
+  return end;
 }
 
 class Client::Impl {

@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "scheduler/request.h"
 #include "tuppence/v1/tuppence.pb.h"
 
 namespace grpc {
@@ -38,6 +40,9 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const ClientOptions& 
 // The same code; the message is the service's, and below it one line for each detail: fields,
 // quotas, when to retry, the request's id. Reason and retry time are its Refusal.
 absl::Status FromGrpc(const grpc::Status& status);
+
+// What was used and what it cost, where the service said so beside an error.
+std::optional<RequestEnd> BookedOf(const absl::Status& status);
 
 class Client {
  public:

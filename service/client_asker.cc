@@ -32,6 +32,7 @@ absl::Status ClientAsker::Ask(const BatchAsk& ask, const std::string& name, Batc
         answer->Add(DeltaFromProto(message, token_bytes.get()));
       },
       name);
+  if (const auto booked = BookedOf(status)) answer->SetEnd(booked->usage, booked->cost);
   return status.ok() && !replay_of.empty() ? TellFirstCost(replay_of, answer) : status;
 }
 

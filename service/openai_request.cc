@@ -7,6 +7,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "model/batch.h"
 #include "model/strict_json.h"
 #include "service/json_reader.h"
 #include "service/openai_messages.h"
@@ -143,7 +144,16 @@ void ReadAlternatives(const Json& value, const char* name, Asked* asked) {
 }
 
 void ReadCompletionLogprobs(const Json& value, const char* name, Asked* asked) {
-  asked->sampling().logprobs = asked->read.Int(value, name, &asked->sampling().top_logprobs);
+  int32_t top = 0;
+  if (!asked->read.Int(value, name, &top)) return;
+  // Here, for its name is this route's alone.
+  if (top < 0 || top > kTopLogprobsMax) {
+    asked->read.Refuse(name, absl::StrCat("is ", top, "; allowed is 0 to ", kTopLogprobsMax,
+                                          "; 0 gives the chosen token's alone"));
+    return;
+  }
+  asked->sampling().logprobs = true;
+  asked->sampling().top_logprobs = top;
 }
 
 void ReadClass(const Json& value, const char* name, Asked* asked) {

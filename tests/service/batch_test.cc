@@ -1,6 +1,8 @@
 // The parts of `tuppence batch`: how a file is read, what a line asks and becomes, that the output
 // is whole after whatever happened to it, and what is counted. The whole command, killed and gone
 // on with, is in tests/end_to_end/batch_test.py.
+#include <grpcpp/support/status.h>
+
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -14,6 +16,7 @@
 #include "service/batch_output.h"
 #include "service/batch_runner.h"
 #include "service/batch_totals.h"
+#include "service/client.h"
 #include "service/convert.h"
 #include "service/rpc_status.h"
 #include "tests/service/usage_files.h"
@@ -309,17 +312,43 @@ TEST_F(BatchTest, TotalsAreTheJobsAndSayWhatTheModelGotRight) {
   add(200, false);
   add(300, std::nullopt);
   totals.Add({{"response", {{"status_code", 429}}}});
+  totals.Add({{"response",
+               {{"status_code", 504},
+                {"body",
+                 {{"usage",
+                   {{"prompt_tokens", 7},
+                    {"completion_tokens", 1},
+                    {"cost_nanousd", 50},
+                    {"cost_details", {{"reference_nanousd", 500}, {"reference_id", "api"}}}}}}}}}});
   const std::string text = FormatTotals(totals.sums(), 5);
-  EXPECT_THAT(text, StartsWith("answered 3, refused 1 of 5 lines\n"
+  EXPECT_THAT(text, StartsWith("answered 3, refused 2 of 5 lines\n"
                                "as expected, exactly: 1 of 2 (50.0 %)\n"
-                               "tokens: 3,000 prompt (90 cached), 60 completion\n"
-                               "cost: 0.000000600 USD\n"
+                               "tokens: 3,007 prompt (90 cached), 61 completion\n"
+                               "cost: 0.000000650 USD\n"
                                "at api: 0.000001500 USD for 3 of them"));
   const BatchProgress half = {
       .sums = totals.sums(), .lines = 8, .lines_before = 2, .tokens_before = 20, .seconds = 4};
   EXPECT_EQ(FormatProgress(half, 200),
-            "[============            ] 4/8, 1 refused, 10 tokens/s, 0.0000006 USD, 8 s left");
+            "[===============         ] 5/8, 2 refused, 10 tokens/s, 0.00000065 USD, 4 s left");
   EXPECT_EQ(FormatProgress(half, 10).size(), 10u);
+}
+
+TEST_F(BatchTest, AnAnswerThatBreaksOffSaysWhatItCost) {
+  RequestEnd end;
+  end.usage.prompt_tokens = 7;
+  end.usage.completion_tokens = 3;
+  end.cost.has_rate = true;
+  end.cost.cost_nanousd = 50;
+  const absl::Status late = absl::DeadlineExceededError("late");
+  const absl::Status told = FromGrpc(ToGrpcStatus(late, "r1", &end));
+  const std::optional<RequestEnd> booked = BookedOf(told);
+  ASSERT_TRUE(booked.has_value());
+  const Json body = Json::parse(BatchErrorLine("id", "mine", told, &*booked))["response"]["body"];
+  EXPECT_EQ(body["error"]["message"], "late");
+  EXPECT_EQ(body["usage"]["prompt_tokens"], 7);
+  EXPECT_EQ(body["usage"]["completion_tokens"], 3);
+  EXPECT_EQ(body["usage"]["cost_nanousd"], 50);
+  EXPECT_FALSE(BookedOf(FromGrpc(ToGrpcStatus(late, "r1", nullptr))).has_value());
 }
 
 // Answers in the end; before that what `first` says, a status for each call.

@@ -101,7 +101,7 @@ TEST_F(HttpBadInputsTest, C4C7OfTextCompletions) {
   }
   for (const int32_t bad : {21, -1, 4032, 4031, kHighest}) {
     const Json body = {{"prompt", "x"}, {"max_tokens", 4}, {"logprobs", bad}};
-    ExpectRefused(Post(kTextRoute, body.dump()), "top_logprobs");  // which is what its number is
+    ExpectRefused(Post(kTextRoute, body.dump()), "logprobs");
   }
   service_.ExpectUnharmed();
 }
