@@ -34,7 +34,9 @@ int32_t StepBudget::tokens_left() const {
 }
 
 double StepBudget::TimeLimitNs() const {
-  return std::max(static_cast<double>(limits_.itl_target_ns), 2 * model_.StepNs(decode_work_));
+  const double target_ns = static_cast<double>(limits_.itl_target_ns);
+  const double decodes_ns = model_.StepNs(decode_work_);
+  return std::max(target_ns, (decodes_ns > target_ns ? 3 : 2) * decodes_ns);
 }
 
 int32_t StepBudget::Fits(int32_t first, int32_t wanted, Phase phase) const {

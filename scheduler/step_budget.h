@@ -5,9 +5,12 @@
 // Two limits hold together. In tokens: step_tokens_max, of which decodes take what they need and
 // prompts at least prefill_tokens_min. In time, once somebody decodes: the modelled step stays
 // within the target or, where decodes alone take more than half of it, within twice their time.
+// Where they alone miss the target it is within three times: streams are slow there anyway, and a
+// first token comes two thirds as fast as if nobody streamed, not half.
 // Below both lies a floor: the first prompt of a step may take one block, so that nothing starves.
 //
 //   modelled step <= max(target, 2 x decodes alone, decodes and one block)
+//                    with 3 x in place of 2 x where decodes alone > target
 #pragma once
 
 #include <cstdint>

@@ -67,6 +67,18 @@ TEST(StepBudgetTest, WhereDecodesAloneTakeLongAStepAtMostDoubles) {
   EXPECT_LE(budget.modelled_ns(), 2 * alone_ns);
 }
 
+TEST(StepBudgetTest, WhereDecodesAloneMissTheTargetItIsAtMostThreeTimesAsLong) {
+  StepBudget budget = Budget(9'000'000, 8);
+  const double alone_ns = budget.modelled_ns();
+  ASSERT_GT(alone_ns, 9e6);
+  const int32_t tokens = budget.Fits(0, 4000, Phase::kPrefill);
+  StepBudget longer = budget;
+  longer.AddPrompt(0, tokens + 1, Phase::kPrefill);
+  EXPECT_GT(longer.modelled_ns(), 3 * alone_ns);
+  budget.AddPrompt(0, tokens, Phase::kPrefill);
+  EXPECT_LE(budget.modelled_ns(), 3 * alone_ns);
+}
+
 TEST(StepBudgetTest, TheFirstPromptOfAStepAlwaysGetsOneBlock) {
   // Keys at position 1,000,000 take so long to read that no position fits.
   StepBudget budget = Budget(1, 2, /*position=*/0);

@@ -31,8 +31,9 @@ bool StepWatch::IsInTime(std::span<const Chunk> chunks) const {
     if (chunk.sequence->ready_to_decode()) decodes.Add(work);
   }
   if (decodes.tokens == 0) return true;
-  double most_ns =
-      std::max(static_cast<double>(options_.itl_target_ns), 2 * model_.StepNs(decodes));
+  const double target_ns = static_cast<double>(options_.itl_target_ns);
+  const double decodes_ns = model_.StepNs(decodes);
+  double most_ns = std::max(target_ns, (decodes_ns > target_ns ? 3 : 2) * decodes_ns);
   for (const Chunk& chunk : chunks) {
     if (chunk.sequence->ready_to_decode()) continue;
     StepWork with_block = decodes;

@@ -2,7 +2,8 @@
 // and scheduler/cost_ledger.h promise, with what it saw computed before.
 //
 //   time     beside running streams a step is modelled to take no longer than the target, or twice
-//            the decodes, or the decodes and one block of a prompt
+//            the decodes (three times where they alone miss it), or the decodes and one block of a
+//            prompt
 //   charges  a call pays its share, by the step-cost model, of the positions that were computed for
 //            it for the first time; what a preemption makes again is nobody's
 #pragma once
