@@ -133,8 +133,9 @@ void Scheduler::PlanDecodes() {
 void Scheduler::PlanPrompts(int32_t classes) {
   GatherReady(classes);
   const int32_t oldest_entry = oldest_had_all_ ? -1 : PlanOldest();
-  plan_->oldest_has_all = oldest_entry >= 0 && budget_.spent();
+  plan_->oldest_has_all = oldest_entry >= 0;  // unless the first in line gets something, too
   const SequenceGroup* oldest = oldest_entry >= 0 ? plan_->entries[oldest_entry].group : nullptr;
+  bool is_first = true;
   bool held_back = false;
   while (!ready_.empty() && !budget_.spent()) {
     std::pop_heap(ready_.begin(), ready_.end(), Behind);
@@ -153,7 +154,11 @@ void Scheduler::PlanPrompts(int32_t classes) {
       if (SequenceGroup* next = queue_.Next(*group->lane, now_ns_)) PushReady(next);
     }
     if (group == oldest) TakeBack(oldest_entry);
+    const size_t entries = plan_->entries.size();
     PlanCatchUps(group);
+    if (std::exchange(is_first, false) && plan_->entries.size() > entries) {
+      plan_->oldest_has_all = false;
+    }
   }
   ready_.clear();
 }

@@ -7,7 +7,7 @@
 // (fair_queue), then the shortest first; whoever cannot start holds back those behind it, so that a
 // large request, once its turn has come, is not overtaken. The prompt that has been under way
 // longest gets a block in every step, whoever comes before it: what has started goes on. Where that
-// block takes all the time there is (step_budget) it and the first in line take turns.
+// block leaves the first in line nothing, of time or of logit rows, the two take turns.
 //
 // So a request of the highest waiting class whose tenant is not ahead starts within two steps while
 // places and blocks last, however long the prompts under way; and a prompt of n blocks under way is

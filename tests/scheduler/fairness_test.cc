@@ -188,6 +188,46 @@ TEST(FairnessTest, NorDoesItWaitWhereABlockTakesAllTheTimeOfAStep) {
   }
 }
 
+// A prompt that is to be scored takes all rows of logits that a step has left.
+TEST(FairnessTest, NorDoesItWaitForTheLastRowOfLogits) {
+  SchedulerOptions options = FewPlaces(4);
+  options.logit_rows_max = 4;
+  SchedulerPlayer player(options, 1024);
+  player.AddFor(kStandard, 4, 2000);
+  player.Step();
+  player.AddFor(kStandard, 1000, 4)->wants_prompt_logprobs = true;
+  for (int32_t step = 0; step < 5; ++step) player.Step();
+  const SequenceGroup* brief = player.AddFor(kInteractive, 3, 4);
+  int32_t steps = 0;
+  for (; brief->sequences[0].output_tokens() == 0; ++steps) player.Step();
+  EXPECT_LE(steps, 3);
+}
+
+// Late positions of a prompt cost more than early ones: there may be time for one of another's, and
+// none for its own next.
+TEST(FairnessTest, NorDoesTheFirstInLineStopWhereItsPositionsCostMore) {
+  SchedulerOptions options = SmallSchedulerOptions();
+  options.itl_target_ns = 1000;
+  SchedulerPlayer player(options, 1024);
+  player.scheduler().SetCosts(
+      {.launch_ns = 0, .weights_ns = 0, .token_ns = 100, .attention_ns = 0, .kv_read_ns = 1});
+  player.AddFor(kStandard, 4, 2000);
+  player.Step();
+  const SequenceGroup* longest = player.AddFor(kBatch, 1000, 4);
+  player.Step();
+  const SequenceGroup* first = player.AddFor(kInteractive, 500, 4);
+  int32_t passed_over = 0;
+  int32_t oldest_passed_over = 0;
+  while (first->sequences[0].output_tokens() == 0) {
+    const StepPlan& plan = player.Plan();
+    passed_over = TokensOf(plan, first) == 0 ? passed_over + 1 : 0;
+    oldest_passed_over = TokensOf(plan, longest) == 0 ? oldest_passed_over + 1 : 0;
+    ASSERT_LT(passed_over, 2) << first->sequences[0].computed;
+    ASSERT_LT(oldest_passed_over, 2) << longest->sequences[0].computed;
+    player.Complete(plan);
+  }
+}
+
 TEST(FairnessTest, NorDoesItWaitForAPileOfThem) {
   SchedulerPlayer player(SmallSchedulerOptions(), 2048);
   for (int32_t i = 0; i < 5; ++i) player.Add(1000, 4);

@@ -49,7 +49,7 @@ void SimulatedDevice::Launch(const BlockWork& blocks, const Batch& batch,
   cache_watch_.StepPlanned(*engine_, fair_watch_.somebody_lost());
   NoteOwners();
   CheckBatch(batch, sampling);
-  step_watch_.StepPlanned(*engine_, ChunksOf(batch));
+  step_watch_.StepPlanned(*engine_, ChunksOf(batch), fair_watch_, clock_->NowNs());
   CheckNobodyForgotten(sampling);
   DoBlockWork(blocks);
   for (int32_t entry = 0; entry < batch.entries(); ++entry) {

@@ -10,7 +10,8 @@ namespace tuppence::simulation {
 StepWatch::StepWatch(const EngineOptions& options)
     : options_(options), model_(options.cost, options.sequences_max + 1) {}
 
-void StepWatch::StepPlanned(const Engine& engine, std::span<const Chunk> chunks) {
+void StepWatch::StepPlanned(const Engine& engine, std::span<const Chunk> chunks,
+                            const FairWatch& fair_watch, int64_t now_ns) {
   planned_ = true;
   begin_ns_ = engine.ledger().last_cut_ns();
   // A plan made ahead was made with the costs of the step before.
@@ -18,6 +19,7 @@ void StepWatch::StepPlanned(const Engine& engine, std::span<const Chunk> chunks)
   model_.set_coefficients(engine.ledger().model().coefficients());
   Require(was_in_time || IsInTime(chunks),
           "a step is modelled to hold running streams up too long");
+  CheckTurns(engine, chunks, fair_watch, now_ns);
   NotePlayers(chunks);
 }
 
@@ -42,6 +44,60 @@ bool StepWatch::IsInTime(std::span<const Chunk> chunks) const {
     most_ns = std::max(most_ns, model_.StepNs(with_block));
   }
   return model_.StepNs(all) <= most_ns;
+}
+
+// Where somebody lost their place nobody starts, and who started was the first until then.
+void StepWatch::CheckTurns(const Engine& engine, std::span<const Chunk> chunks,
+                           const FairWatch& fair_watch, int64_t now_ns) {
+  const FairQueue& queue = engine.scheduler().queue();
+  const SequenceGroup* oldest = nullptr;
+  const SequenceGroup* first = queue.First(now_ns);
+  for (const SequenceGroup* group : engine.scheduler().running_groups()) {
+    const auto must = [&](const Sequence& sequence) { return group->MustCatchUp(sequence); };
+    if (std::none_of(group->sequences.begin(), group->sequences.end(), must)) continue;
+    if (oldest == nullptr) oldest = group;
+    if (first == nullptr || queue.OrderOf(*group, now_ns) < queue.OrderOf(*first, now_ns)) {
+      first = group;
+    }
+  }
+  int32_t decodes = 0;
+  for (const Chunk& chunk : chunks) {
+    decodes += chunk.sequence->ready_to_decode();
+    if (chunk.request == oldest) oldest = nullptr;
+    if (chunk.request == first) first = nullptr;
+  }
+  if (fair_watch.somebody_lost()) oldest = nullptr;
+  if (fair_watch.somebody_lost() || fair_watch.somebody_started()) first = nullptr;
+  const auto passed_over = [&](const SequenceGroup* group) {
+    return group != nullptr && CouldBeServed(engine, *group, decodes) ? group : nullptr;
+  };
+  NotePassedOver(passed_over(oldest), &oldest_);
+  NotePassedOver(passed_over(first), &first_);
+  Require(oldest_.steps < 2, "the prompt that has been under way longest does not get on");
+  // What was planned ahead went by the clocks of the step before, and so may have the one after it.
+  Require(first_.steps < 4, "the first in line is passed over");
+}
+
+// There is room even after all that the step took.
+bool StepWatch::CouldBeServed(const Engine& engine, const SequenceGroup& group,
+                              int32_t decodes) const {
+  if (group.wants_prompt_logprobs) return false;  // rows of logits may be short
+  const int32_t each = (group.tokens_max() + options_.block_tokens - 1) / options_.block_tokens;
+  const int32_t live = group.live_sequences();
+  // What decodes leave to prompts, as scheduler.cc has it.
+  const int32_t blocks = engine.pool().blocks_free() - (decodes + 3) / 4;
+  if (group.running) return blocks >= 2;  // one of its own for a shared one, and a new one
+  return engine.scheduler().places_free() >= live && blocks >= live * each;
+}
+
+void StepWatch::NotePassedOver(const SequenceGroup* group, PassedOver* passed_over) {
+  if (group == nullptr) {
+    *passed_over = PassedOver();
+  } else if (group->arrival == passed_over->arrival) {
+    ++passed_over->steps;
+  } else {
+    *passed_over = {.arrival = group->arrival, .steps = 1};
+  }
 }
 
 void StepWatch::NotePlayers(std::span<const Chunk> chunks) {
