@@ -190,7 +190,7 @@ def beside_the_longest(options, caller):
                      "--itl-target-ms", str(target_ms)):
             with caller.reading(caller.request(options.longest, 1)):
                 before = metric("tuppence_request_prompt_tokens_sum")
-                result = load(options.build, "--concurrency", "4", "--requests", "150", "--prompt", "16-32", "--output",
+                result = load(options.build, "--concurrency", "4", "--requests", "40", "--prompt", "16-32", "--output",
                               "100-150")
                 read = metric("tuppence_request_prompt_tokens_sum") - before
             itl = result["inter_token_seconds"]
