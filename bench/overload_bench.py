@@ -58,8 +58,8 @@ def overload(options):
 
     with Service(options.build, options.model, "--sequences-max", "16", "--queue-requests-max", "48",
                  http=True) as service:
-        rate = 10 * ask("--concurrency", "48", "--requests", "100")["requests_per_second"]
-        requests = str(int(0.12 * rate * (options.seconds + 4)))
+        served = ask("--concurrency", "48", "--requests", "100")["requests_per_second"]
+        requests = str(int(1.2 * served * (options.seconds + 4)))
 
         def peak():
             with Speed(options.seconds) as speed:
@@ -67,6 +67,7 @@ def overload(options):
             return speed.tokens_per_second
 
         before = peak()
+        rate = 10 * before / 200  # an answer's tokens in the mean
         for one in range(options.rounds):
             with MemoryWatch(service) as memory, Speed(options.seconds) as speed:
                 over = ask("--rate", str(rate), "--seconds", str(options.seconds + 3))
