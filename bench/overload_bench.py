@@ -22,6 +22,8 @@ import grpc
 
 from measured_service import DEMO, MIB, PORT, ROOT, MemoryWatch, Service, load, metric
 
+LONG_PROMPTS = ["--sequences-max", "16", "--kv-memory", "1G", "--prefix-cache", "off"]  # none is there already
+
 
 class Speed:
     """Tokens a second while a load is at its full: from two seconds after its start, for so long."""
@@ -171,11 +173,10 @@ def behind_the_longest(options, caller):
           "is under way too, and the target leaves a step less time than a block of a prompt takes.\n\n"
           "| long prompts | itl target, ms | each is read in, ms | wait for the first step, median, ms | at most, ms | "
           "longest step, ms | wait in steps (goal 2) | its own prefill, ms |\n" + "|---:" * 8 + "|")
-    flags = ["--sequences-max", "16", "--kv-memory", "1G", "--prefix-cache", "off"]
     for prompts in (1, 4):
-        with Service(options.build, options.model, *flags):
+        with Service(options.build, options.model, *LONG_PROMPTS):
             wait_behind(options, caller, prompts, None)
-        with Service(options.build, options.model, *flags, "--itl-target-ms", "1"):
+        with Service(options.build, options.model, *LONG_PROMPTS, "--itl-target-ms", "1"):
             with caller.reading(caller.request(20, options.longest - 40)):
                 wait_behind(options, caller, prompts, 1)
     print(flush=True)
@@ -187,8 +188,7 @@ def beside_the_longest(options, caller):
           "| itl target, ms | longest step, ms | between two tokens, p50, ms | p90 | p99 | prompts read, tokens/s |\n"
           + "|---:" * 6 + "|")
     for target_ms in (0, 10, 20, 50, 100):
-        with Service(options.build, options.model, "--sequences-max", "16", "--kv-memory", "1G", "--prefix-cache", "off",
-                     "--itl-target-ms", str(target_ms)):
+        with Service(options.build, options.model, *LONG_PROMPTS, "--itl-target-ms", str(target_ms)):
             with caller.reading(caller.request(options.longest, 1)):
                 before = metric("tuppence_request_prompt_tokens_sum")
                 result = load(options.build, "--concurrency", "4", "--requests", "40", "--prompt", "16-32", "--output",

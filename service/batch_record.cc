@@ -29,7 +29,7 @@ void ForEachSum(Sums& sums, const Do& what) {
 Json TimeOrNull(int64_t unix_seconds) { return unix_seconds > 0 ? Json(unix_seconds) : Json(); }
 
 Json UsageOf(const BatchSums& sums) {
-  const bool priced = sums.priced > 0;
+  const bool priced = sums.has_cost();
   Json usage = {
       {"input_tokens", sums.prompt_tokens},
       {"input_tokens_details", {{"cached_tokens", sums.cached_tokens}}},

@@ -24,14 +24,12 @@ std::string Rough(double seconds) {
 
 void BatchTotals::Add(const nlohmann::json& line) {
   absl::MutexLock lock(&mutex_);
-  const nlohmann::json response = line.value("response", nlohmann::json());
-  const bool answered = response.is_object() && response.value("status_code", 0) == 200;
+  using Pointer = nlohmann::json::json_pointer;
+  const bool answered = line.value(Pointer("/response/status_code"), 0) == 200;
   ++(answered ? sums_.answered : sums_.refused);
   // What broke off has used something too.
-  const nlohmann::json usage = response.is_object()
-                                   ? response.value("body", nlohmann::json::object())
-                                         .value("usage", nlohmann::json::object())
-                                   : nlohmann::json::object();
+  const nlohmann::json usage =
+      line.value(Pointer("/response/body/usage"), nlohmann::json::object());
   if (!usage.is_object()) return;
   sums_.prompt_tokens += usage.value("prompt_tokens", int64_t{0});
   sums_.completion_tokens += usage.value("completion_tokens", int64_t{0});
@@ -72,9 +70,8 @@ std::string FormatTotals(const BatchSums& sums, int64_t lines) {
                   WithCommas(sums.cached_tokens), " cached), ", WithCommas(sums.completion_tokens),
                   " completion\n");
   absl::StrAppend(&text, "cost: ",
-                  sums.priced == 0 && sums.cost_nanousd == 0
-                      ? std::string("not known, for there is no rate card")
-                      : absl::StrCat(FormatUsd(sums.cost_nanousd), " USD"));
+                  sums.has_cost() ? absl::StrCat(FormatUsd(sums.cost_nanousd), " USD")
+                                  : std::string("not known, for there is no rate card"));
   if (sums.priced > 0 && sums.priced < sums.answered) {
     absl::StrAppend(&text, " for ", WithCommas(sums.priced), " of them");
   }
@@ -97,8 +94,7 @@ std::string FormatProgress(const BatchProgress& progress, int columns) {
   absl::StrAppend(&text,
                   absl::StrFormat(", %.0f tokens/s",
                                   (sums.completion_tokens - progress.tokens_before) / seconds));
-  if (sums.cost_nanousd > 0)
-    absl::StrAppend(&text, ", ", FormatUsdShort(sums.cost_nanousd), " USD");
+  if (sums.has_cost()) absl::StrAppend(&text, ", ", FormatUsdShort(sums.cost_nanousd), " USD");
   const int64_t done_now = sums.lines() - progress.lines_before;
   if (done_now > 0) {
     absl::StrAppend(&text, ", ", Rough(seconds / done_now * (progress.lines - sums.lines())),

@@ -26,6 +26,8 @@ struct BatchSums {
   int64_t exact = 0;     // of them, equal
 
   int64_t lines() const { return answered + refused; }
+  // What broke off may cost something where nothing was answered; an answer may cost nothing.
+  bool has_cost() const { return priced > 0 || cost_nanousd > 0; }
 };
 
 class BatchTotals {

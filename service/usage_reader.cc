@@ -255,10 +255,14 @@ absl::Status UsageReader::ReadRunCards(std::vector<StoredRun>* runs) {
   std::set<std::string> found;                  // runs
   for (StoredRun& run : *runs) {
     const auto own = last.find(run.run_id);
-    if (own != last.end()) near[run.instance] = &own->second;
-    const bool has_own = own == last.end() && run.last_card.known();
-    if (!has_own && near.count(run.instance) == 0) continue;
-    if (!has_own) run.last_card = *near[run.instance];
+    if (own != last.end()) {
+      near[run.instance] = &own->second;
+    } else if (run.last_card.known()) {  // the one it started under
+      found.insert(run.run_id);
+      continue;
+    }
+    if (near.count(run.instance) == 0) continue;
+    run.last_card = *near[run.instance];
     found.insert(run.run_id);
   }
   near.clear();

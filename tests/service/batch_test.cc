@@ -331,6 +331,12 @@ TEST_F(BatchTest, TotalsAreTheJobsAndSayWhatTheModelGotRight) {
   EXPECT_EQ(FormatProgress(half, 200),
             "[===============         ] 5/8, 2 refused, 10 tokens/s, 0.00000065 USD, 4 s left");
   EXPECT_EQ(FormatProgress(half, 10).size(), 10u);
+  BatchSums free;
+  free.answered = free.priced = 1;
+  EXPECT_THAT(FormatProgress({.sums = free, .lines = 2, .seconds = 1}, 200), HasSubstr(" USD"))
+      << "which is known, and nothing";
+  totals.Add({{"response", nullptr}, {"error", {{"code", "batch_expired"}}}});
+  EXPECT_EQ(totals.sums().refused, 3);
 }
 
 TEST_F(BatchTest, AnAnswerThatBreaksOffSaysWhatItCost) {
